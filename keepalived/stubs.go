@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"time"
 )
 
 // ErrSyntax is what errors about input that could not be understood wrap.
@@ -43,7 +42,6 @@ type Config struct {
 // Instance is a VRRP instance with its virtual addresses.
 type Instance struct {
 	Name      string
-	Interface string
 	Addresses []netip.Addr
 }
 
@@ -68,8 +66,9 @@ type Skipped struct {
 	Reason string
 }
 
-// ReadConfig reads keepalived's configuration with all that it includes.
-func ReadConfig(path string) (Config, error) { return Config{}, errors.ErrUnsupported }
+// ReadConfig reads keepalived's configuration with all that it includes. id is
+// what keepalived was given with --config-id; empty means the host's name.
+func ReadConfig(path, id string) (Config, error) { return Config{}, errors.ErrUnsupported }
 
 // Held is a set of addresses. The nil set means that it is not known which
 // addresses are held; an empty one, that none is.
@@ -91,7 +90,8 @@ func (a *Addresses) Held() (Held, error) { return nil, errors.ErrUnsupported }
 func (a *Addresses) Close() error { return nil }
 
 // LookAgain tells the daemon that listens on socket to look at the roles again.
-func LookAgain(socket string, deadline time.Duration) error { return errors.ErrUnsupported }
+// It never blocks.
+func LookAgain(socket string) error { return errors.ErrUnsupported }
 
 // Listener is the daemon's end of LookAgain.
 type Listener struct{}
