@@ -1,0 +1,234 @@
+// Command lab runs Go tests, or any command, as root in a virtual machine with Debian's kernel, IPVS and keepalived.
+// See lab/README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lvsguard/lvsguard/lab"
+)
+
+const usage = `Usage:
+  lab [flags] [package ...]         run the packages' tests in a guest (default: ./lab/scenario)
+  lab [flags] -exec command [...]   run a command in a guest
+
+Flags:
+`
+
+type options struct {
+	run, variants, output, accel string
+	verbose, terminal, exec      bool
+	timeout                      time.Duration
+	memoryMB                     int
+	arguments                    []string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.run, "run", "", "run only the tests that match this `regexp`, as go test does")
+	flag.StringVar(&o.variants, "variants", "", "run the scenarios on these site `variants` (dr4,nat4,tun4,dr6,nat6,tun6 or all), and not on their own choice")
+	flag.StringVar(&o.output, "output", "", "the `directory` that tests may write to, as LVSGUARD_OUTPUT")
+	flag.StringVar(&o.accel, "accel", "tcg", "QEMU's accelerator; kvm is tried with a short boot first")
+	flag.BoolVar(&o.verbose, "v", false, "show each test and what it logs")
+	flag.BoolVar(&o.terminal, "tty", false, "give the tests this terminal")
+	flag.BoolVar(&o.exec, "exec", false, "run the arguments as a command, on this terminal")
+	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "end a boot that takes longer")
+	flag.IntVar(&o.memoryMB, "memory", 2048, "the guest's memory in `MiB`")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), usage)
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	o.arguments = flag.Args()
+	if o.exec && len(o.arguments) == 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	status, err := o.execute(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+func (o options) execute(ctx context.Context) (int, error) {
+	if err := lab.CheckPackages(); err != nil {
+		return 0, err
+	}
+	if o.accel == "kvm" {
+		if err := lab.Try(ctx, lab.Config{Accel: o.accel}); err != nil {
+			return 0, fmt.Errorf("kvm does not work here, leave -accel out: %w", err)
+		}
+	}
+	work, err := os.MkdirTemp("", "lab-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(work)
+	if o.output, err = o.outputDirectory(work); err != nil {
+		return 0, err
+	}
+	if o.exec {
+		here, err := os.Getwd()
+		if err != nil {
+			return 0, err
+		}
+		o.terminal = true
+		return o.boot(ctx, lab.Command{Args: o.arguments, Dir: here, Env: o.environment(work)})
+	}
+	return o.test(ctx, work)
+}
+
+func (o options) outputDirectory(work string) (string, error) {
+	output := filepath.Join(work, "output")
+	if o.output != "" {
+		var err error
+		if output, err = filepath.Abs(o.output); err != nil {
+			return "", err
+		}
+	}
+	return output, os.MkdirAll(output, 0o755)
+}
+
+func (o options) environment(work string) []string {
+	return []string{
+		"LVSGUARD_BIN=" + filepath.Join(work, "lvsguard"),
+		"LVSGUARD_OUTPUT=" + o.output,
+		"LVSGUARD_VARIANTS=" + o.variants,
+		"LVSGUARD_PRIVILEGED=1",
+	}
+}
+
+// test runs all tests that leave no trace in one boot, and each whose name starts with TestAlone in a boot of its own.
+func (o options) test(ctx context.Context, work string) (int, error) {
+	packages := o.arguments
+	if len(packages) == 0 {
+		packages = []string{"github.com/lvsguard/lvsguard/lab/scenario"}
+	}
+	binaries, err := compile(ctx, work, packages)
+	if err != nil {
+		return 0, err
+	}
+	var shared []lab.Command
+	boots := [][]lab.Command{nil}
+	for _, b := range binaries {
+		together, alone, err := b.tests(ctx, o.run)
+		if err != nil {
+			return 0, err
+		}
+		if together {
+			shared = append(shared, o.command(b, work, o.run, "^TestAlone"))
+		}
+		for _, name := range alone {
+			boots = append(boots, []lab.Command{o.command(b, work, exactly(name, o.run), "")})
+		}
+	}
+	if boots[0] = shared; shared == nil {
+		boots = boots[1:]
+	}
+	if len(boots) == 0 {
+		return 0, fmt.Errorf("no tests to run: nothing matches -run %q", o.run)
+	}
+	status := 0
+	for i, commands := range boots {
+		began := time.Now()
+		s, err := o.boot(ctx, commands...)
+		if err != nil {
+			return 0, err
+		}
+		if status == 0 {
+			status = s
+		}
+		fmt.Fprintf(os.Stderr, "lab: boot %d of %d ended after %.1f s with status %d\n", i+1, len(boots), time.Since(began).Seconds(), s)
+	}
+	return status, nil
+}
+
+func (o options) boot(ctx context.Context, commands ...lab.Command) (int, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("still running after %s, see -timeout", o.timeout))
+	defer cancel()
+	config := lab.Config{Commands: commands, Output: o.output, Accel: o.accel, MemoryMB: o.memoryMB, Stdout: os.Stdout}
+	if o.terminal {
+		config.Stdin = os.Stdin
+	}
+	return lab.Run(ctx, config)
+}
+
+func (o options) command(b binary, work, run, skip string) lab.Command {
+	// The machine's own deadline is the one that counts: a test binary that panics loses the guest's kernel log.
+	args := []string{b.file, "-test.timeout=0", "-test.run=" + run, "-test.skip=" + skip}
+	if o.verbose {
+		args = append(args, "-test.v")
+	}
+	return lab.Command{Args: args, Dir: b.directory, Env: o.environment(work)}
+}
+
+// A binary is a package's compiled tests.
+type binary struct {
+	file      string
+	directory string // the package's, where tests find their testdata
+}
+
+// compile builds the packages' tests, and for the lab's own packages the guard that they run.
+func compile(ctx context.Context, work string, packages []string) ([]binary, error) {
+	list := exec.CommandContext(ctx, "go", append([]string{"list", "-tags", "lab", "-f", "{{.ImportPath}} {{.Dir}}"}, packages...)...)
+	list.Stderr = os.Stderr
+	out, err := list.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	var binaries []binary
+	var guard bool
+	for line := range strings.Lines(string(out)) {
+		path, directory, _ := strings.Cut(strings.TrimSpace(line), " ")
+		b := binary{filepath.Join(work, strings.ReplaceAll(path, "/", "_")+".test"), directory}
+		if err := lab.BuildTests(ctx, b.file, path); err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(b.file); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		binaries = append(binaries, b)
+		guard = guard || strings.Contains(path, "/lab/")
+	}
+	if !guard {
+		return binaries, nil
+	}
+	return binaries, lab.Build(ctx, filepath.Join(work, "lvsguard"), "github.com/lvsguard/lvsguard/cmd/lvsguard")
+}
+
+// tests finds what run selects: whether there is any test that shares a boot, and those that want their own.
+func (b binary) tests(ctx context.Context, run string) (together bool, alone []string, err error) {
+	top, _, _ := strings.Cut(run, "/")
+	out, err := exec.CommandContext(ctx, b.file, "-test.list="+top).Output()
+	if err != nil {
+		return false, nil, fmt.Errorf("list the tests of %s: %w\n%s", b.directory, err, out)
+	}
+	names := strings.Fields(string(out))
+	alone = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !strings.HasPrefix(name, "TestAlone") })
+	return len(alone) < len(names), alone, nil
+}
+
+// exactly selects one test, and of its subtests those that run selects.
+func exactly(name, run string) string {
+	if _, sub, ok := strings.Cut(run, "/"); ok {
+		return "^" + regexp.QuoteMeta(name) + "$/" + sub
+	}
+	return "^" + regexp.QuoteMeta(name) + "$"
+}

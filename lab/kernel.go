@@ -1,0 +1,63 @@
+package lab
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A Kernel is an installed kernel that a guest can boot.
+type Kernel struct {
+	Image   string // /boot/vmlinuz-VERSION
+	Release string // names its directory under /lib/modules
+}
+
+// newestKernel finds the kernel that Debian's linux-image package installed last.
+func newestKernel() (Kernel, error) {
+	images, err := filepath.Glob("/boot/vmlinuz-*")
+	if err != nil {
+		return Kernel{}, err
+	}
+	var newest Kernel
+	var installed int64
+	for _, image := range images {
+		release := strings.TrimPrefix(image, "/boot/vmlinuz-")
+		modules, err := os.Stat(filepath.Join("/lib/modules", release, "modules.dep"))
+		if err != nil {
+			continue // an image whose modules are gone cannot reach its root
+		}
+		if at := modules.ModTime().UnixNano(); at > installed {
+			newest, installed = Kernel{Image: image, Release: release}, at
+		}
+	}
+	if newest == (Kernel{}) {
+		return Kernel{}, fmt.Errorf("no kernel with modules under /boot and /lib/modules: apt-get install linux-image-amd64")
+	}
+	return newest, nil
+}
+
+// modules gives the files of the named modules and of all that they depend on, in loading order. What is built into the
+// kernel has no file.
+func (k Kernel) modules(ctx context.Context, names ...string) ([]string, error) {
+	var files []string
+	for _, name := range names {
+		out, err := exec.CommandContext(ctx, "/sbin/modprobe", "--set-version", k.Release, "--show-depends", name).Output()
+		if err != nil {
+			return nil, fmt.Errorf("module %s of kernel %s: %w", name, k.Release, err)
+		}
+		lines := bufio.NewScanner(bytes.NewReader(out))
+		for lines.Scan() {
+			fields := strings.Fields(lines.Text())
+			if len(fields) >= 2 && fields[0] == "insmod" && !slices.Contains(files, fields[1]) {
+				files = append(files, fields[1])
+			}
+		}
+	}
+	return files, nil
+}
