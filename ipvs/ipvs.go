@@ -69,6 +69,12 @@ type RealServer struct {
 	Stats Stats
 }
 
+// busy reports whether the real server has connections, whose number changes
+// by itself as they expire.
+func (rs RealServer) busy() bool {
+	return rs.ActiveConn != 0 || rs.InActConn != 0 || rs.PersistConn != 0
+}
+
 // Stats are totals since the service or real server was made. They are 64 bits
 // wide; on kernels before 4.1 they wrap at 32. In the forwarding methods DR and
 // TUN answers do not pass the director, so PacketsOut and BytesOut stay zero.
