@@ -19,47 +19,60 @@ import "net/netip"
 // Where an instance has no address but link-local ones, or held is nil (not
 // known), the last report decides, and without one the state is [Unknown].
 func Roles(instances []Instance, held Held, last map[string]State) map[string]State {
-	named := make(map[netip.Addr]int)
+	owner := make(map[netip.Addr]string)
+	shared := make(map[netip.Addr]bool)
 	for _, instance := range instances {
 		for _, addr := range instance.Addresses {
-			named[addr]++
+			if name, ok := owner[addr]; ok && name != instance.Name {
+				shared[addr] = true
+			}
+			owner[addr] = instance.Name
 		}
 	}
 	roles := make(map[string]State, len(instances))
 	for _, instance := range instances {
-		roles[instance.Name] = role(instance, named, held, last[instance.Name])
+		reported, ok := last[instance.Name]
+		if !ok {
+			reported = Unknown
+		}
+		tells := telling(instance.Addresses, shared)
+		switch {
+		case held == nil || len(tells) == 0:
+			roles[instance.Name] = reported
+		case anyHeld(tells, held):
+			roles[instance.Name] = Master
+		case reported == Fault || reported == Stop:
+			roles[instance.Name] = reported
+		default:
+			roles[instance.Name] = Backup
+		}
 	}
 	return roles
 }
 
-func role(instance Instance, named map[netip.Addr]int, held Held, last State) State {
-	var own, shared, ownHeld, sharedHeld int
-	for _, addr := range instance.Addresses {
+// telling returns the addresses that tell the state of the instance they are of.
+func telling(addresses []netip.Addr, shared map[netip.Addr]bool) []netip.Addr {
+	var own, others []netip.Addr
+	for _, addr := range addresses {
 		switch {
 		case addr.IsLinkLocalUnicast():
-		case named[addr] > 1:
-			shared++
-			if held[addr] {
-				sharedHeld++
-			}
+		case shared[addr]:
+			others = append(others, addr)
 		default:
-			own++
-			if held[addr] {
-				ownHeld++
-			}
+			own = append(own, addr)
 		}
 	}
-	if held == nil || own+shared == 0 {
-		if last == "" {
-			return Unknown
+	if len(own) == 0 {
+		return others
+	}
+	return own
+}
+
+func anyHeld(addresses []netip.Addr, held Held) bool {
+	for _, addr := range addresses {
+		if held[addr] {
+			return true
 		}
-		return last
 	}
-	if ownHeld > 0 || own == 0 && sharedHeld > 0 {
-		return Master
-	}
-	if last == Fault || last == Stop {
-		return last
-	}
-	return Backup
+	return false
 }
