@@ -1,0 +1,73 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lvsguard/lvsguard/guard"
+)
+
+func (a *app) journalCommand() *cobra.Command {
+	var since time.Duration
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "journal",
+		Short: "What happened: roles, verdicts, modes, leases",
+		Long: `Print the guard's journal, the oldest entry first. It is read from the state
+directory, with the guard alive or dead. --json prints an object a line.`,
+		Args: none,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var from time.Time
+			if cmd.Flags().Changed("since") {
+				from = time.Now().Add(-since)
+			}
+			enc := json.NewEncoder(a.out)
+			var bad error
+			for e, err := range guard.ReadJournal(a.stateDir, from) {
+				switch {
+				case err != nil:
+					fmt.Fprintf(a.errOut, "lvsguard: %v\n", err)
+					bad = fmt.Errorf("the journal could not be read whole")
+				case asJSON:
+					if err := enc.Encode(e); err != nil {
+						return err
+					}
+				default:
+					a.printEntry(e)
+				}
+			}
+			return bad
+		},
+	}
+	c.Flags().DurationVar(&since, "since", 0, "only what is not older, as in 1h")
+	c.Flags().BoolVar(&asJSON, "json", false, "print an object a line")
+	return c
+}
+
+// printEntry writes an entry in two lines: what happened to what, and why.
+func (a *app) printEntry(e guard.Entry) {
+	about := e.Service + e.Instance + string(e.Source)
+	line := []string{e.Time.Local().Format("2006-01-02 15:04:05"), fmt.Sprintf("%-7s", e.Event)}
+	if about != "" {
+		line = append(line, about)
+	}
+	switch {
+	case e.From != "" && e.To != "":
+		line = append(line, e.From, "→", e.To)
+	case e.To != "":
+		line = append(line, e.To)
+	case e.From != "":
+		line = append(line, "no longer", strings.ToLower(e.From))
+	}
+	if e.By != "" {
+		line = append(line, "by", e.By)
+	}
+	fmt.Fprintln(a.out, strings.Join(line, " "))
+	if e.Reason != "" {
+		fmt.Fprint(a.out, wrap(e.Reason, strings.Repeat(" ", 28)))
+	}
+}

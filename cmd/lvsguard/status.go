@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/guard/serve"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	var asJSON, watch bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "What the running guard sees: roles, services, floods, leases",
+		Long: `Show the mode, the VRRP roles, and a line for each virtual service: verdict,
+SYNs a second, those of them with a flood's signature and their share, drops a
+second, ActiveConn, InActConn, and who holds the lease and for how long.
+? is "not known"; the reasons are below the table and in --json.`,
+		Args: none,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client := serve.NewClient(a.socket)
+			if watch {
+				return a.watchStatus(cmd.Context(), client, asJSON)
+			}
+			return a.showStatus(cmd.Context(), client, asJSON)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (with --watch, an object each second)")
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it anew each second, until interrupted")
+	return c
+}
+
+func (a *app) showStatus(ctx context.Context, client *serve.Client, asJSON bool) error {
+	s, err := client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return a.printJSON(s)
+	}
+	writeStatus(a.out, s, time.Now())
+	return nil
+}
+
+// watchStatus shows the status each second. A guard that restarts is waited
+// for: the one who watches wants to see that too.
+func (a *app) watchStatus(ctx context.Context, client *serve.Client, asJSON bool) error {
+	if _, err := client.Status(ctx); err != nil {
+		return err
+	}
+	ticks := time.NewTicker(time.Second)
+	defer ticks.Stop()
+	for {
+		s, err := client.Status(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := a.watched(s, err, asJSON); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticks.C:
+		}
+	}
+}
+
+func (a *app) watched(s *guard.Status, err error, asJSON bool) error {
+	if asJSON {
+		if err != nil {
+			return err
+		}
+		return a.printJSON(s)
+	}
+	if isTerminal(a.out) {
+		// Home, and clear to the end: clearing first would flicker.
+		fmt.Fprint(a.out, "\x1b[H\x1b[J")
+	}
+	if err != nil {
+		fmt.Fprintf(a.out, "%v\n", err)
+		return nil
+	}
+	writeStatus(a.out, s, time.Now())
+	if !isTerminal(a.out) {
+		fmt.Fprintln(a.out)
+	}
+	return nil
+}
+
+var statusColumns = []column{
+	{"SERVICE", 21, false}, {"VERDICT", 9, false}, {"SYN/s", 5, true}, {"SIG/s", 5, true}, {"SHARE", 5, true},
+	{"DROP/s", 6, true}, {"ACT", 5, true}, {"INACT", 5, true}, {"LEASE", 10, false},
+}
+
+func writeStatus(w io.Writer, s *guard.Status, now time.Time) {
+	fmt.Fprintf(w, "mode %s (from %s)", s.Mode, s.ModeFrom)
+	if s.PausedUntil != nil {
+		fmt.Fprintf(w, ", automatic drops PAUSED for %s", span(s.PausedUntil.Sub(now)))
+	}
+	for i, r := range s.Roles {
+		sep := ", "
+		if i == 0 {
+			sep = "    roles: "
+		}
+		fmt.Fprintf(w, "%s%s %s for %s", sep, r.Instance, r.Role, span(now.Sub(r.Since)))
+	}
+	fmt.Fprintln(w)
+	if age := now.Sub(s.Time); age > 5*time.Second {
+		fmt.Fprintf(w, "STALE: the guard last looked %s ago\n", span(age))
+	}
+	rows := make([][]string, 0, len(s.Services))
+	for _, svc := range s.Services {
+		rows = append(rows, []string{
+			svc.Service.String(), verdictWord(svc.Verdict), shortOr(svc.SYN), shortOr(svc.Suspect),
+			percentOr(svc.Share), shortOr(svc.Dropped), countOr(svc.Active), countOr(svc.Inactive),
+			leaseWord(svc.Lease, now),
+		})
+	}
+	fmt.Fprintln(w)
+	if len(rows) == 0 {
+		fmt.Fprintln(w, "no virtual services")
+	} else {
+		writeTable(w, statusColumns, rows, func(i int) string {
+			switch s.Services[i].Verdict {
+			case guard.Flood:
+				return red
+			case guard.Rising, guard.HalfOpenFlood:
+				return yellow
+			}
+			return ""
+		})
+	}
+	writeNotes(w, s)
+}
+
+func verdictWord(v guard.State) string {
+	if v == guard.HalfOpenFlood {
+		return "half-open"
+	}
+	return string(v)
+}
+
+func leaseWord(l *guard.Lease, now time.Time) string {
+	if l == nil {
+		return "-"
+	}
+	by := map[guard.By]string{guard.ByOperator: "hand", guard.ByAuto: "auto", guard.ByPrearm: "pre", guard.ByRestart: "found"}
+	return by[l.By] + " " + span(l.ExpiresAt.Sub(now))
+}
+
+// writeNotes says below the table what its figures cannot: why a service is
+// not calm, and what is not known.
+func writeNotes(w io.Writer, s *guard.Status) {
+	var notes bytes.Buffer
+	for _, svc := range s.Services {
+		switch svc.Verdict {
+		case guard.Flood, guard.Rising, guard.HalfOpenFlood:
+			notes.WriteString(wrap(svc.Service.String()+": "+svc.Reason, "  "))
+		}
+	}
+	for _, src := range slices.Sorted(maps.Keys(s.Unknown)) {
+		notes.WriteString(wrap(fmt.Sprintf("unknown, %s: %s", src, s.Unknown[src]), "  "))
+	}
+	if s.ConfigError != nil {
+		notes.WriteString(wrap("configuration refused, the old one is in force: "+*s.ConfigError, "  "))
+	}
+	if s.Journal.Error != nil {
+		notes.WriteString(wrap(fmt.Sprintf("journal: %d entries lost: %s", s.Journal.Lost, *s.Journal.Error), "  "))
+	}
+	if notes.Len() > 0 {
+		fmt.Fprintln(w)
+		notes.WriteTo(w)
+	}
+}

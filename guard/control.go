@@ -1,0 +1,240 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lvsguard/lvsguard/ipvs"
+)
+
+// This file is what can be asked of a running daemon from outside.
+
+// Status returns what the last look showed. It waits for nothing. Nobody may
+// change what it returns.
+func (d *Daemon) Status() *Status {
+	if s := d.status.Load(); s != nil {
+		return s
+	}
+	return &Status{Version: d.opts.Version, Time: time.Now(), StartedAt: d.started, Unknown: map[Source]string{}}
+}
+
+// Config returns the configuration that Open found. Nobody may change it.
+func (d *Daemon) Config() *Config { return d.cfg }
+
+// Do carries out a command of the operator who, between two looks.
+func (d *Daemon) Do(ctx context.Context, c Command, who string) (Result, error) {
+	if err := c.check(); err != nil {
+		return Result{}, err
+	}
+	var result Result
+	var err error
+	if loopErr := d.inLoop(ctx, func(now time.Time) { result, err = d.command(now, c, who) }); loopErr != nil {
+		return Result{}, loopErr
+	}
+	return result, err
+}
+
+// Reload reads the configuration again. A bad one leaves the old one in force,
+// and Status says so.
+func (d *Daemon) Reload(ctx context.Context) error {
+	cfg, err := d.load()
+	if loopErr := d.inLoop(ctx, func(now time.Time) { err = d.reload(now, cfg, err) }); loopErr != nil {
+		return loopErr
+	}
+	return err
+}
+
+// inLoop runs do in the control loop, and waits for it.
+func (d *Daemon) inLoop(ctx context.Context, do func(now time.Time)) error {
+	r := request{do: do, done: make(chan struct{})}
+	select {
+	case d.requests <- r:
+	case <-ctx.Done():
+		return fmt.Errorf("the guard is busy or stopping: %w", ctx.Err())
+	}
+	<-r.done
+	return nil
+}
+
+func (d *Daemon) load() (*Config, error) {
+	if d.opts.ConfigFile == "" {
+		return DefaultConfig(), nil
+	}
+	return LoadConfig(d.opts.ConfigFile)
+}
+
+func (d *Daemon) use(cfg *Config) {
+	d.cfg = cfg
+	d.roster.cfg = cfg
+}
+
+// reload puts cfg into force, unless err says that it is none.
+func (d *Daemon) reload(now time.Time, cfg *Config, err error) error {
+	if err == nil && cfg.Keepalived.FIFO != d.cfg.Keepalived.FIFO {
+		err = errors.New("keepalived.fifo: a reload cannot change it, restart the guard (leases stay)")
+	}
+	if err == nil {
+		err = d.swapTable(cfg)
+	}
+	if err != nil {
+		msg := err.Error()
+		d.configErr = &msg
+		d.opts.Log.Error("the configuration was not taken, the old one stays in force", "error", err)
+		d.note(now, Entry{Event: EventConfig, To: "refused", Reason: msg})
+		d.publish(now)
+		return err
+	}
+	d.configErr = nil
+	d.use(cfg)
+	d.detector.SetConfig(cfg)
+	d.policy.SetPrearm(cfg.Prearm)
+	if d.modeFrom != ModeFromToggle {
+		d.policy.SetMode(cfg.Mode)
+	}
+	d.journal.SetConfig(cfg.Journal)
+	d.readRoles()
+	d.opts.Log.Info("the configuration was read", "file", d.opts.ConfigFile)
+	d.note(now, Entry{Event: EventConfig, To: "taken", Reason: d.opts.ConfigFile})
+	return nil
+}
+
+// swapTable opens the table with the rules of cfg. The next look puts them
+// into the kernel.
+func (d *Daemon) swapTable(cfg *Config) error {
+	table, err := d.opts.Kernel.OpenTable(cfg.table())
+	if err != nil {
+		return fmt.Errorf("open the nft table: %w", err)
+	}
+	if err := d.table.Close(); err != nil {
+		d.opts.Log.Warn("close the old table", "error", err)
+	}
+	d.table, d.ensured = table, nil
+	return nil
+}
+
+func (d *Daemon) command(now time.Time, c Command, who string) (Result, error) {
+	var keys []ipvs.Key
+	if c.Verb == VerbArm || c.Verb == VerbDisarm {
+		var err error
+		if keys, err = d.commanded(c); err != nil {
+			return Result{}, err
+		}
+	}
+	switch c.Verb {
+	case VerbMode:
+		d.note(now, Entry{Event: EventMode, From: string(d.policy.Mode()), To: string(c.Mode), By: who})
+		d.policy.SetMode(c.Mode)
+		d.modeFrom = ModeFromToggle
+	case VerbArm:
+		if d.removed {
+			return Result{}, errors.New("the table was removed: lvsguard rules install brings it back")
+		}
+		for _, k := range keys {
+			d.policy.Arm(k, now.Add(c.For()), who)
+		}
+	case VerbDisarm:
+		for _, k := range keys {
+			d.policy.Disarm(k, who)
+		}
+	case VerbRemove:
+		if err := d.table.Remove(); err != nil {
+			return Result{}, fmt.Errorf("remove the table: %w", err)
+		}
+		d.removed, d.ensured = true, nil
+		for _, v := range d.verdicts {
+			d.policy.Disarm(v.Service, who)
+		}
+		d.note(now, Entry{Event: EventTable, To: "removed", By: who})
+	case VerbInstall:
+		d.removed = false
+		d.keepTable(now, watchedAddresses(d.sample.Services))
+		d.note(now, Entry{Event: EventTable, To: "installed", By: who})
+	}
+	d.opts.Log.Info("command", "verb", c.Verb, "mode", c.Mode, "services", len(keys), "by", who)
+	d.apply(now, d.policy.Decide(now, d.verdicts))
+	d.publish(now)
+
+	result := Result{Mode: d.policy.Mode()}
+	for _, s := range d.Status().Services {
+		if slices.Contains(keys, s.Service) {
+			result.Services = append(result.Services, s)
+		}
+	}
+	if err := d.save(now); err != nil {
+		d.opts.Log.Error("the state cannot be saved", "error", err)
+		result.Warning = "in force, but not kept over a restart: " + err.Error()
+	} else if len(d.pending) > 0 {
+		result.Warning = "the kernel has not taken it yet; the guard goes on trying, see its log"
+	}
+	return result, nil
+}
+
+// commanded gives the services that a command is about.
+func (d *Daemon) commanded(c Command) ([]ipvs.Key, error) {
+	var all []ipvs.Key
+	for _, s := range d.sample.Services {
+		if len(s.Addresses) > 0 {
+			all = append(all, s.Key)
+		}
+	}
+	switch {
+	case len(all) == 0:
+		return nil, errors.New("there is no virtual service to arm or disarm (see: lvsguard status)")
+	case c.Service == nil:
+		return all, nil
+	case slices.Contains(all, *c.Service):
+		return []ipvs.Key{*c.Service}, nil
+	}
+	for _, s := range d.sample.Services {
+		if s.Key == *c.Service {
+			return nil, fmt.Errorf("%s cannot be armed: %s", s.Key, whyUncounted(s.Key))
+		}
+	}
+	names := make([]string, 0, len(all))
+	for _, k := range all[:min(len(all), 8)] {
+		names = append(names, k.String())
+	}
+	if len(all) > len(names) {
+		names = append(names, "… (see: lvsguard status)")
+	}
+	return nil, fmt.Errorf("no virtual service %s; there are: %s", c.Service, strings.Join(names, ", "))
+}
+
+func (d *Daemon) save(now time.Time) error {
+	s := savedState{Arms: d.policy.operatorArms(now), Removed: d.removed}
+	if d.modeFrom == ModeFromToggle {
+		s.Mode = d.policy.Mode()
+	}
+	return s.save(d.opts.StateDir, now)
+}
+
+// publish makes what is known now the answer to status.
+func (d *Daemon) publish(now time.Time) {
+	s := &Status{
+		Version: d.opts.Version, Time: now, StartedAt: d.started,
+		Mode: d.policy.Mode(), ModeFrom: d.modeFrom,
+		ConfigError: d.configErr, Journal: d.journal.Health(),
+		Total: totalFigures(d.verdicts), Unknown: maps.Clone(d.sample.Unknown),
+		Roles: []RoleStatus{}, Services: make([]ServiceStatus, 0, len(d.verdicts)),
+		TickMillis: float64(d.tickTook.Microseconds()) / 1000,
+	}
+	if d.opts.ConfigFile != "" {
+		s.ConfigFile = &d.opts.ConfigFile
+	}
+	if until := d.policy.PausedUntil(now); !until.IsZero() {
+		s.PausedUntil = &until
+	}
+	for _, r := range d.sample.Roles {
+		s.Roles = append(s.Roles, RoleStatus{Instance: r.Instance, Role: string(r.State), Since: r.Since})
+	}
+	for i, v := range d.verdicts {
+		svc := d.sample.Services[i]
+		s.Services = append(s.Services, newServiceStatus(svc, v, d.policy.Lease(v.Service), d.sample.Unknown))
+	}
+	d.status.Store(s)
+}

@@ -1,0 +1,311 @@
+package guard
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// An Event is the kind of a journal entry.
+type Event string
+
+// What is written to the journal.
+const (
+	EventStart   Event = "start"   // the guard started
+	EventStop    Event = "stop"    // the guard was told to stop
+	EventRole    Event = "role"    // a VRRP instance changed its role
+	EventVerdict Event = "verdict" // a service's verdict changed
+	EventMode    Event = "mode"    // observe or auto
+	EventLease   Event = "lease"   // a lease began, changed hands or ended
+	EventTable   Event = "table"   // the nft table was made, adopted, mended
+	EventConfig  Event = "config"  // a configuration was taken, or refused
+	EventSource  Event = "source"  // something cannot be read, or can again
+	EventPause   Event = "pause"   // automatic drops pause
+	EventLost    Event = "lost"    // entries before this one could not be written
+)
+
+// An Entry is one line of the journal. Which fields are set depends on the
+// event.
+type Entry struct {
+	Time     time.Time `json:"time"`
+	Event    Event     `json:"event"`
+	Service  string    `json:"service,omitempty"`
+	Instance string    `json:"instance,omitempty"`
+	Source   Source    `json:"source,omitempty"`
+	From     string    `json:"from,omitempty"`
+	To       string    `json:"to,omitempty"`
+	By       string    `json:"by,omitempty"` // auto, prearm, or an operator by user and process
+	Reason   string    `json:"reason,omitempty"`
+	Figures  *Figures  `json:"figures,omitempty"`
+}
+
+// A Journal keeps what happened, one JSON object a line, in a bounded number
+// of files. Add never waits for the disk: a writer of its own does, and what
+// does not fit is counted and reported in the journal itself.
+type Journal struct {
+	dir   string
+	queue chan Entry
+
+	mu   sync.Mutex
+	cfg  JournalConfig
+	lost uint64 // not yet reported
+	all  uint64 // lost since start
+	err  error  // of the last write; nil if it worked
+
+	file *os.File
+	size int64
+}
+
+// journalQueue is more than a burst of every service changing at once on a
+// large director.
+const journalQueue = 4096
+
+const journalName = "journal.jsonl"
+
+// NewJournal returns a journal in dir. It opens nothing before Run.
+func NewJournal(dir string, cfg JournalConfig) *Journal {
+	return &Journal{dir: dir, cfg: cfg, queue: make(chan Entry, journalQueue)}
+}
+
+// SetConfig changes the bounds.
+func (j *Journal) SetConfig(cfg JournalConfig) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.cfg = cfg
+}
+
+// Add queues an entry.
+func (j *Journal) Add(e Entry) {
+	select {
+	case j.queue <- e:
+	default:
+		j.fail(1, errors.New("the journal's queue is full: the disk is too slow"))
+	}
+}
+
+// JournalHealth is how the journal fares.
+type JournalHealth struct {
+	Lost  uint64  `json:"lost_entries"`
+	Error *string `json:"error"`
+}
+
+// Health says how many entries were lost since start, and why the last write
+// failed if it did.
+func (j *Journal) Health() JournalHealth {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	h := JournalHealth{Lost: j.all}
+	if j.err != nil {
+		msg := j.err.Error()
+		h.Error = &msg
+	}
+	return h
+}
+
+func (j *Journal) fail(entries int, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lost += uint64(entries)
+	j.all += uint64(entries)
+	j.err = err
+}
+
+// Run writes what is added until ctx is done, and then what is still queued.
+func (j *Journal) Run(ctx context.Context) error {
+	defer func() {
+		if j.file != nil {
+			j.file.Close()
+		}
+	}()
+	for {
+		select {
+		case e := <-j.queue:
+			j.write(j.batch(e))
+		case <-ctx.Done():
+			select {
+			case e := <-j.queue:
+				j.write(j.batch(e))
+				continue
+			default:
+				return nil
+			}
+		}
+	}
+}
+
+// batch takes what else is queued, so that one fsync serves all.
+func (j *Journal) batch(first Entry) []Entry {
+	entries := []Entry{first}
+	for range cap(j.queue) {
+		select {
+		case e := <-j.queue:
+			entries = append(entries, e)
+		default:
+			return entries
+		}
+	}
+	return entries
+}
+
+func (j *Journal) write(entries []Entry) {
+	j.mu.Lock()
+	cfg, lost, why := j.cfg, j.lost, j.err
+	j.mu.Unlock()
+	n := len(entries)
+	if lost > 0 {
+		entries = append([]Entry{{
+			Time: entries[0].Time, Event: EventLost,
+			Reason: fmt.Sprintf("%d entries could not be written: %v", lost, why),
+		}}, entries...)
+	}
+	var text bytes.Buffer
+	enc := json.NewEncoder(&text)
+	for _, e := range entries {
+		if err := enc.Encode(e); err != nil {
+			j.fail(n, fmt.Errorf("encode a journal entry: %w", err))
+			return
+		}
+	}
+	if err := j.append(text.Bytes(), cfg); err != nil {
+		j.fail(n, err)
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lost -= lost
+	if j.lost == 0 {
+		j.err = nil
+	}
+}
+
+// append adds whole lines. A write that ends in the middle of a line, on a
+// full disk, is taken back.
+func (j *Journal) append(text []byte, cfg JournalConfig) error {
+	if j.file == nil {
+		f, err := openAppend(filepath.Join(j.dir, journalName))
+		if err != nil {
+			return fmt.Errorf("open journal: %w", err)
+		}
+		size, err := f.Seek(0, io.SeekEnd)
+		if err != nil {
+			f.Close()
+			return fmt.Errorf("open journal: %w", err)
+		}
+		j.file, j.size = f, size
+	}
+	if j.size > 0 && j.size+int64(len(text)) > cfg.MaxBytes {
+		if err := j.rotate(cfg); err != nil {
+			return err
+		}
+		return j.append(text, cfg)
+	}
+	n, err := j.file.Write(text)
+	if err == nil {
+		err = j.file.Sync()
+	}
+	if err != nil {
+		if n > 0 {
+			err = errors.Join(err, j.file.Truncate(j.size))
+		}
+		return fmt.Errorf("write journal: %w", err)
+	}
+	j.size += int64(n)
+	return nil
+}
+
+func (j *Journal) rotate(cfg JournalConfig) error {
+	if err := j.file.Close(); err != nil {
+		return fmt.Errorf("rotate journal: %w", err)
+	}
+	j.file = nil
+	for i := cfg.Keep; i >= 1; i-- {
+		err := os.Rename(journalFile(j.dir, i-1), journalFile(j.dir, i))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("rotate journal: %w", err)
+		}
+	}
+	return nil
+}
+
+// journalFile is the i-th oldest file; 0 is the one being written.
+func journalFile(dir string, i int) string {
+	name := filepath.Join(dir, journalName)
+	if i > 0 {
+		name += fmt.Sprintf(".%d", i)
+	}
+	return name
+}
+
+// openAppend opens a file of the state directory for writing, and follows no
+// link: the directory could be shared with somebody less careful.
+func openAppend(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
+}
+
+// maxJournalLine bounds what a reader takes for one entry.
+const maxJournalLine = 1 << 20
+
+// ReadJournal yields the entries in dir that are not older than since, the
+// oldest first. A line that cannot be read is an error of its own; those after
+// it still come.
+func ReadJournal(dir string, since time.Time) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		names, err := filepath.Glob(journalFile(dir, 0) + ".*")
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		var found bool
+		for i := len(names); i >= 0; i-- {
+			f, err := os.Open(journalFile(dir, i))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				yield(Entry{}, fmt.Errorf("read journal: %w", err))
+				return
+			}
+			found = true
+			more := readEntries(f, since, yield)
+			f.Close()
+			if !more {
+				return
+			}
+		}
+		if !found {
+			yield(Entry{}, fmt.Errorf("read journal: no %s in %s: has a guard run with this --state-dir?", journalName, dir))
+		}
+	}
+}
+
+func readEntries(f *os.File, since time.Time, yield func(Entry, error) bool) (more bool) {
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, maxJournalLine)
+	for n := 1; lines.Scan(); n++ {
+		var e Entry
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			if !yield(Entry{}, fmt.Errorf("%s, line %d: %w", f.Name(), n, err)) {
+				return false
+			}
+			continue
+		}
+		if !e.Time.Before(since) && !yield(e, nil) {
+			return false
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return yield(Entry{}, fmt.Errorf("%s: %w", f.Name(), err))
+	}
+	return true
+}

@@ -1,0 +1,57 @@
+package guard
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/lvsguard/lvsguard/ipvs"
+	"github.com/lvsguard/lvsguard/keepalived"
+	"github.com/lvsguard/lvsguard/nft"
+)
+
+// Kernel is everything that the guard reads and changes outside itself. The
+// command line picks the real ones; tests have their own.
+type Kernel struct {
+	IPVS      IPVS
+	OpenTable func(nft.Config) (Table, error)
+	Addresses Addresses
+}
+
+// IPVS is what the guard needs of [ipvs.Client].
+type IPVS interface {
+	Services(context.Context) ([]ipvs.Service, error)
+	Census(context.Context, ipvs.CensusConfig) (ipvs.Census, error)
+}
+
+// Table is what the guard needs of [nft.Table].
+type Table interface {
+	Counting
+	Leasing
+	Removing
+}
+
+// Counting is the part of a table that counts.
+type Counting interface {
+	Ensure([]netip.AddrPort) (nft.Changed, error)
+	Check() error
+	Counters() (nft.Counters, error)
+}
+
+// Leasing is the part of a table that drops.
+type Leasing interface {
+	Arm(map[netip.AddrPort]time.Duration) error
+	Disarm([]netip.AddrPort) error
+	Leases() (map[netip.AddrPort]time.Duration, error)
+}
+
+// Removing ends a table, or only the connection to it.
+type Removing interface {
+	Remove() error
+	Close() error
+}
+
+// Addresses is what the guard needs of [keepalived.Addresses].
+type Addresses interface {
+	Held() (keepalived.Held, error)
+}

@@ -1,0 +1,69 @@
+package guard
+
+import (
+	"cmp"
+	"time"
+)
+
+// This file says what happened: to the journal and to the log.
+
+func (d *Daemon) note(now time.Time, e Entry) {
+	// Without its monotonic part: the journal is for people.
+	e.Time = now.Round(0).UTC()
+	d.journal.Add(e)
+}
+
+func (d *Daemon) noteRoles(now time.Time, changes []roleChange) {
+	for _, c := range changes {
+		d.opts.Log.Info("role", "instance", c.Instance, "from", c.from, "to", c.State)
+		d.note(now, Entry{Event: EventRole, Instance: c.Instance, From: string(c.from), To: string(c.State)})
+	}
+}
+
+// noteVerdicts tells of what changed since was. Calm is not worth a line when
+// it is the first that is known of a service.
+func (d *Daemon) noteVerdicts(now time.Time, was []Verdict) {
+	before := make(map[string]State, len(was))
+	for _, v := range was {
+		before[v.Service.String()] = v.State
+	}
+	for _, v := range d.verdicts {
+		name := v.Service.String()
+		from := before[name]
+		if from == v.State || (from == "" || from == Unknown) && v.State == Calm || from == "" && v.State == Unknown {
+			continue
+		}
+		d.opts.Log.Info("verdict", "service", name, "from", from, "to", v.State, "reason", v.Reason)
+		d.note(now, Entry{Event: EventVerdict, Service: name, From: string(from), To: string(v.State), Reason: v.Reason, Figures: &v.Figures})
+	}
+}
+
+func (d *Daemon) noteLease(now time.Time, a Action) {
+	e := Entry{Event: EventLease, Service: a.Service.String(), By: cmp.Or(a.Who, string(a.By)), To: "armed", Reason: a.Reason}
+	if a.Timeout == 0 {
+		e.To = "disarmed"
+	}
+	for _, v := range d.verdicts {
+		if v.Service == a.Service {
+			e.Figures = &v.Figures
+		}
+	}
+	d.opts.Log.Info("lease", "service", e.Service, "to", e.To, "by", e.By, "reason", e.Reason)
+	d.note(now, e)
+}
+
+// noteUnknown tells when a source falls silent and when it speaks again.
+func (d *Daemon) noteUnknown(now time.Time, unknown map[Source]string) {
+	for _, src := range []Source{SourceIPVS, SourceNft, SourceCensus, SourceRoles} {
+		why, was := unknown[src], d.unknownWas[src]
+		switch {
+		case why != "" && was == "":
+			d.opts.Log.Warn("cannot be read", "source", src, "reason", why)
+			d.note(now, Entry{Event: EventSource, Source: src, To: string(Unknown), Reason: why})
+		case why == "" && was != "":
+			d.opts.Log.Info("can be read again", "source", src)
+			d.note(now, Entry{Event: EventSource, Source: src, From: string(Unknown)})
+		}
+	}
+	d.unknownWas = unknown
+}

@@ -1,0 +1,313 @@
+package guard
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/lvsguard/lvsguard/ipvs"
+	"github.com/lvsguard/lvsguard/keepalived"
+)
+
+// A lease is the kernel's for LeaseTime and is renewed every RenewEvery, so
+// that it outlives a restart of the guard and not its death.
+const (
+	LeaseTime  = 60 * time.Second
+	RenewEvery = 15 * time.Second
+	// MaxArm is the longest that an operator can arm for.
+	MaxArm = 24 * time.Hour
+)
+
+// A table that is taken away rebuildLimit times within rebuildWindow has an
+// enemy: automatic drops pause for pauseTime.
+const (
+	rebuildLimit  = 3
+	rebuildWindow = 10 * time.Minute
+	pauseTime     = 10 * time.Minute
+)
+
+// By says who wants a lease.
+type By string
+
+// Those who can want a lease, the strongest first.
+const (
+	ByOperator By = "operator"
+	ByAuto     By = "auto"
+	ByPrearm   By = "prearm"
+	// ByRestart is a lease that was found in the kernel at start. It is left to
+	// lapse; what is seen until then decides.
+	ByRestart By = "restart"
+)
+
+// An Action is a change of one service's lease.
+type Action struct {
+	Service ipvs.Key `json:"service"`
+	// Timeout is what the kernel is to hold the lease for; 0 lifts it.
+	Timeout time.Duration `json:"timeout"`
+	By      By            `json:"by"`
+	// Who is the operator, where one asked for it.
+	Who    string `json:"who,omitempty"`
+	Reason string `json:"reason"`
+	// Renewal is set where only the time changes.
+	Renewal bool `json:"renewal,omitempty"`
+}
+
+// A Policy decides which services are armed. Like the detector it is pure but
+// for its memory.
+type Policy struct {
+	mode        Mode
+	prearm      time.Duration
+	leases      map[ipvs.Key]*lease
+	rebuilds    []time.Time
+	pausedUntil time.Time
+}
+
+// NewPolicy returns a policy that holds no lease.
+func NewPolicy(mode Mode, prearm time.Duration) *Policy {
+	return &Policy{mode: mode, prearm: prearm, leases: make(map[ipvs.Key]*lease)}
+}
+
+// lease is what the policy remembers of a service.
+type lease struct {
+	by      By // empty: none is wanted
+	since   time.Time
+	renewed time.Time
+	expires time.Time // in the kernel, if it did as told
+
+	operatorUntil time.Time
+	who           string // the operator who armed or disarmed last
+	restartUntil  time.Time
+	// declined: an operator has disarmed this service; the automatic lease
+	// waits for the present cause to end.
+	declined bool
+
+	standby    bool
+	prearmTill time.Time // set by a promotion
+	// SYNs that arrive at a standby show that traffic does come here.
+	arrivals, lastArrival time.Time
+}
+
+// Mode returns the mode in force.
+func (p *Policy) Mode() Mode { return p.mode }
+
+// SetMode changes the mode. Turned to auto, it forgets what operators declined.
+func (p *Policy) SetMode(m Mode) {
+	p.mode = m
+	for _, l := range p.leases {
+		l.declined = false
+	}
+}
+
+// SetPrearm changes how long a promoted service stays armed.
+func (p *Policy) SetPrearm(d time.Duration) { p.prearm = d }
+
+func (p *Policy) lease(k ipvs.Key) *lease {
+	l := p.leases[k]
+	if l == nil {
+		l = &lease{}
+		p.leases[k] = l
+	}
+	return l
+}
+
+// Arm has a service armed until then, in any mode, because who asked for it.
+// An earlier arm by an operator is replaced.
+func (p *Policy) Arm(k ipvs.Key, until time.Time, who string) {
+	l := p.lease(k)
+	l.operatorUntil, l.who, l.declined = until, who, false
+	l.renewed = time.Time{} // the kernel's time may have to become shorter
+}
+
+// Disarm ends the lease of a service, whoever wanted it. An automatic one
+// stays off until its present cause is over.
+func (p *Policy) Disarm(k ipvs.Key, who string) {
+	l := p.lease(k)
+	l.operatorUntil, l.restartUntil, l.declined, l.who = time.Time{}, time.Time{}, true, who
+}
+
+// Adopt takes over a lease that was found in the kernel.
+func (p *Policy) Adopt(now time.Time, k ipvs.Key, remaining time.Duration) {
+	l := p.lease(k)
+	l.restartUntil = now.Add(remaining)
+	l.expires = l.restartUntil
+	l.by, l.since, l.renewed = ByRestart, now, now
+}
+
+// Rebuilt notes that the table had to be made again because somebody took it
+// away. It says whether automatic drops begin to pause with this.
+func (p *Policy) Rebuilt(now time.Time) (pauses bool) {
+	p.rebuilds = slices.DeleteFunc(p.rebuilds, func(t time.Time) bool { return now.Sub(t) > rebuildWindow })
+	p.rebuilds = append(p.rebuilds, now)
+	if len(p.rebuilds) < rebuildLimit {
+		return false
+	}
+	p.rebuilds = nil
+	p.pausedUntil = now.Add(pauseTime)
+	return true
+}
+
+// PausedUntil returns the end of the pause of automatic drops; zero if there
+// is none.
+func (p *Policy) PausedUntil(now time.Time) time.Time {
+	if now.Before(p.pausedUntil) {
+		return p.pausedUntil
+	}
+	return time.Time{}
+}
+
+// Decide says what is to change in the kernel. Given the same verdicts again,
+// it asks for nothing but the renewals that are due. What it asks for counts
+// as done: the caller repeats it until it is.
+func (p *Policy) Decide(now time.Time, verdicts []Verdict) []Action {
+	var actions []Action
+	seen := make(map[ipvs.Key]bool, len(verdicts))
+	for _, v := range verdicts {
+		seen[v.Service] = true
+		l := p.lease(v.Service)
+		l.look(now, v, p.prearm)
+		by, reason := p.wants(now, l, v)
+		if a, ok := l.move(now, v.Service, by, reason); ok {
+			actions = append(actions, a)
+		}
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(p.leases), ipvs.Key.Compare) {
+		if seen[k] {
+			continue
+		}
+		if a, ok := p.leases[k].move(now, k, "", "the service is no longer there"); ok {
+			actions = append(actions, a)
+		}
+		delete(p.leases, k)
+	}
+	return actions
+}
+
+// look notes the role and the arrivals that the verdict shows.
+func (l *lease) look(now time.Time, v Verdict, prearm time.Duration) {
+	standby := v.standby()
+	switch {
+	case standby && !l.standby:
+		l.declined, l.prearmTill = false, time.Time{}
+		l.arrivals, l.lastArrival = time.Time{}, time.Time{}
+	case !standby && l.standby && v.Role.State == keepalived.Master:
+		l.prearmTill = now.Add(prearm)
+	}
+	l.standby = standby
+	if v.State == Calm && !standby {
+		l.declined = false
+	}
+	if !standby {
+		return
+	}
+	if v.Figures.SYN != nil && *v.Figures.SYN > 0 {
+		if l.arrivals.IsZero() {
+			l.arrivals = now
+		}
+		l.lastArrival = now
+	} else if now.Sub(l.lastArrival) >= prearm {
+		l.arrivals = time.Time{}
+	}
+}
+
+// wants says who wants this service armed now; nobody is "".
+func (p *Policy) wants(now time.Time, l *lease, v Verdict) (By, string) {
+	automatic := p.mode == Auto && !l.declined && !now.Before(p.pausedUntil)
+	arrived := !l.arrivals.IsZero() && lasted(now.Sub(l.arrivals), p.prearm)
+	switch {
+	case now.Before(l.operatorUntil):
+		return ByOperator, "armed until " + l.operatorUntil.Format(time.RFC3339)
+	case automatic && v.State == Flood:
+		return ByAuto, v.Reason
+	case automatic && l.standby && !arrived:
+		return ByPrearm, fmt.Sprintf("%s is %s here", v.Role.Instance, v.Role.State)
+	case automatic && now.Before(l.prearmTill):
+		return ByPrearm, fmt.Sprintf("%s became %s", v.Role.Instance, v.Role.State)
+	case now.Before(l.restartUntil):
+		return ByRestart, "found in the kernel at start"
+	case l.by == "":
+		return "", ""
+	case p.mode == Observe && (l.by == ByAuto || l.by == ByPrearm):
+		return "", "the mode is observe"
+	case l.declined:
+		return "", "disarmed by an operator"
+	case now.Before(p.pausedUntil):
+		return "", "automatic drops pause: the table was taken away repeatedly"
+	case l.by == ByOperator, l.by == ByRestart:
+		return "", "its time is over"
+	case l.by == ByPrearm && l.standby:
+		return "", fmt.Sprintf("SYNs have arrived for %s although %s is %s here", p.prearm, v.Role.Instance, v.Role.State)
+	}
+	return "", v.Reason
+}
+
+// move brings the lease to what is wanted and returns what that takes.
+func (l *lease) move(now time.Time, k ipvs.Key, by By, reason string) (Action, bool) {
+	if by == "" {
+		if l.by == "" {
+			return Action{}, false
+		}
+		a := Action{Service: k, By: l.by, Reason: reason}
+		if l.declined {
+			a.Who = l.who
+		}
+		l.by, l.since, l.renewed, l.expires = "", time.Time{}, time.Time{}, time.Time{}
+		return a, true
+	}
+	changed := l.by != by
+	if changed {
+		l.by, l.since = by, now
+	}
+	if by == ByRestart {
+		return Action{}, false
+	}
+	timeout := LeaseTime
+	if by == ByOperator {
+		timeout = min(timeout, l.operatorUntil.Sub(now))
+	}
+	expires := now.Add(timeout)
+	due := l.renewed.IsZero() || lasted(now.Sub(l.renewed), RenewEvery) && expires.After(l.expires)
+	if !changed && !due {
+		return Action{}, false
+	}
+	a := Action{Service: k, Timeout: timeout, By: by, Reason: reason, Renewal: !changed && !l.renewed.IsZero()}
+	if by == ByOperator {
+		a.Who = l.who
+	}
+	l.renewed, l.expires = now, expires
+	return a, true
+}
+
+// Lease is what status shows of a lease.
+type Lease struct {
+	By        By        `json:"by"`
+	Since     time.Time `json:"since"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// Lease returns the lease of a service, nil if it has none. An operator's
+// shows when the operator's time ends; any other when the kernel would lift it
+// if the guard died now.
+func (p *Policy) Lease(k ipvs.Key) *Lease {
+	l := p.leases[k]
+	if l == nil || l.by == "" {
+		return nil
+	}
+	out := &Lease{By: l.by, Since: l.since, ExpiresAt: l.expires}
+	if l.by == ByOperator {
+		out.ExpiresAt = l.operatorUntil
+	}
+	return out
+}
+
+// operatorArms returns the operators' arms that are in force, to be kept over a
+// restart.
+func (p *Policy) operatorArms(now time.Time) []savedArm {
+	var arms []savedArm
+	for _, k := range slices.SortedFunc(maps.Keys(p.leases), ipvs.Key.Compare) {
+		if l := p.leases[k]; now.Before(l.operatorUntil) {
+			arms = append(arms, savedArm{Service: k, Remaining: l.operatorUntil.Sub(now), Who: l.who})
+		}
+	}
+	return arms
+}

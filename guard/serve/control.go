@@ -1,0 +1,187 @@
+// Package serve is what people and programs read from a running guard.
+//
+// The control socket speaks HTTP over a Unix socket: GET /v1/status, and POST
+// /v1/command for root. Who asks is told by the kernel (SO_PEERCRED), not by
+// what is sent.
+package serve
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/lvsguard/lvsguard/guard"
+)
+
+// Guard is what is served.
+type Guard interface {
+	Status() *guard.Status
+	Do(ctx context.Context, c guard.Command, who string) (guard.Result, error)
+}
+
+// Config tells where and to whom a guard answers.
+type Config struct {
+	Socket string
+	// Group may read; empty leaves it to root.
+	Group string
+	Log   *slog.Logger
+}
+
+const (
+	// maxConns bounds what askers can make the guard hold open.
+	maxConns = 64
+	// commandTimeout is longer than the longest look.
+	commandTimeout = 10 * time.Second
+	idleTimeout    = 30 * time.Second
+)
+
+// A Control is the control socket of a guard.
+type Control struct {
+	log      *slog.Logger
+	listener net.Listener
+}
+
+// Listen makes the socket. One that a dead guard has left is replaced; one
+// that answers is an error.
+func Listen(cfg Config) (*Control, error) {
+	gid := -1
+	if cfg.Group != "" {
+		g, err := user.LookupGroup(cfg.Group)
+		if err != nil {
+			return nil, fmt.Errorf("control.group: %w", err)
+		}
+		if gid, err = strconv.Atoi(g.Gid); err != nil {
+			return nil, fmt.Errorf("control.group: %w", err)
+		}
+	}
+	if err := removeStale(cfg.Socket); err != nil {
+		return nil, err
+	}
+	// The socket must never be open to more than its owner, not even before the
+	// chmod.
+	old := syscall.Umask(0o177)
+	l, err := net.Listen("unix", cfg.Socket)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen on the control socket: %w", err)
+	}
+	err = os.Chown(cfg.Socket, -1, gid)
+	if err == nil {
+		err = os.Chmod(cfg.Socket, 0o660)
+	}
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("open the control socket to its group: %w", err)
+	}
+	return &Control{log: cfg.Log, listener: netutil.LimitListener(peerListener{l}, maxConns)}, nil
+}
+
+// removeStale takes away a socket on which nobody listens.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("control socket: %w", err)
+	case info.Mode().Type() != fs.ModeSocket:
+		return fmt.Errorf("control socket: %s is there and no socket: move it away or choose another --socket", path)
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		conn.Close()
+		return fmt.Errorf("another guard answers on %s: stop it or choose another --socket", path)
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("control socket %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("remove the control socket of a dead guard: %w", err)
+	}
+	return nil
+}
+
+// Run answers for g until ctx is done.
+func (c *Control) Run(ctx context.Context, g Guard) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, g.Status()) })
+	mux.HandleFunc("POST /v1/command", func(w http.ResponseWriter, r *http.Request) { command(w, r, g) })
+	srv := &http.Server{
+		Handler:           mux,
+		ReadTimeout:       idleTimeout,
+		ReadHeaderTimeout: idleTimeout,
+		WriteTimeout:      idleTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    8 << 10,
+		ConnContext:       withPeer,
+		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelWarn),
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(c.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
+
+// Close ends a Control that never ran.
+func (c *Control) Close() error { return c.listener.Close() }
+
+func command(w http.ResponseWriter, r *http.Request, g Guard) {
+	who, ok := r.Context().Value(peerKey{}).(peer)
+	if !ok || who.Uid != 0 {
+		fail(w, http.StatusForbidden, errors.New("only root may change what the guard does"))
+		return
+	}
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 64<<10))
+	if err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read command: %w", err))
+		return
+	}
+	cmd, err := guard.ParseCommand(text)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), commandTimeout)
+	defer cancel()
+	result, err := g.Do(ctx, cmd, who.String())
+	if err != nil {
+		fail(w, http.StatusConflict, err)
+		return
+	}
+	reply(w, http.StatusOK, result)
+}
+
+func reply(w http.ResponseWriter, code int, v any) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	w.Write(append(text, '\n'))
+}
+
+// failure is the body of every answer that is none.
+type failure struct {
+	Error string `json:"error"`
+}
+
+func fail(w http.ResponseWriter, code int, err error) {
+	reply(w, code, failure{err.Error()})
+}

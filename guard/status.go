@@ -1,0 +1,135 @@
+package guard
+
+import (
+	"time"
+
+	"github.com/lvsguard/lvsguard/ipvs"
+)
+
+// Status is what a running guard says of itself and of every service. What is
+// not known is null, and Unknown beside it says why.
+type Status struct {
+	Version     string            `json:"version"`
+	Time        time.Time         `json:"time"`
+	StartedAt   time.Time         `json:"started_at"`
+	Mode        Mode              `json:"mode"`
+	ModeFrom    ModeFrom          `json:"mode_from"`
+	PausedUntil *time.Time        `json:"automatic_paused_until"`
+	ConfigFile  *string           `json:"config_file"`
+	ConfigError *string           `json:"config_error"`
+	Roles       []RoleStatus      `json:"roles"`
+	Services    []ServiceStatus   `json:"services"`
+	Total       Figures           `json:"total"`
+	Journal     JournalHealth     `json:"journal"`
+	Unknown     map[Source]string `json:"unknown"`
+	// TickMillis is how long the last look at everything took.
+	TickMillis float64 `json:"tick_milliseconds"`
+}
+
+// ModeFrom says what decided the mode.
+type ModeFrom string
+
+// What can decide the mode, the weakest first.
+const (
+	ModeFromDefault ModeFrom = "default"
+	ModeFromConfig  ModeFrom = "config"
+	ModeFromToggle  ModeFrom = "toggle"
+)
+
+// RoleStatus is a VRRP instance in a Status.
+type RoleStatus struct {
+	Instance string    `json:"instance"`
+	Role     string    `json:"role"`
+	Since    time.Time `json:"since"`
+}
+
+// ServiceStatus is a virtual service in a Status.
+type ServiceStatus struct {
+	Service    ipvs.Key  `json:"service"`
+	Protocol   *string   `json:"protocol"` // null for a firewall mark: it may carry any
+	Forwarding *string   `json:"forwarding"`
+	Instance   *string   `json:"instance"` // null: no VRRP instance names its address
+	Verdict    State     `json:"verdict"`
+	Reason     string    `json:"reason"`
+	Since      time.Time `json:"since"`
+	Figures
+	Active   *uint64           `json:"active_connections"`
+	Inactive *uint64           `json:"inactive_connections"`
+	Lease    *Lease            `json:"lease"`
+	Unknown  map[string]string `json:"unknown,omitempty"` // by key of this object, why it is null
+}
+
+// newServiceStatus joins what was sampled of a service with what was made of
+// it.
+func newServiceStatus(svc Service, v Verdict, l *Lease, unknown map[Source]string) ServiceStatus {
+	s := ServiceStatus{
+		Service: v.Service, Verdict: v.State, Reason: v.Reason, Since: v.Since,
+		Figures: v.Figures, Lease: l, Unknown: make(map[string]string),
+	}
+	orElse := func(key, why string, def string) {
+		if why == "" {
+			why = def
+		}
+		s.Unknown[key] = why
+	}
+	if svc.Key.Mark == 0 {
+		p := svc.Key.Protocol.String()
+		s.Protocol = &p
+	} else {
+		s.Unknown["protocol"] = "a firewall mark may carry any"
+	}
+	if svc.Forwarding != "" {
+		s.Forwarding = &svc.Forwarding
+	} else {
+		orElse("forwarding", unknown[SourceIPVS], "it has no real servers")
+	}
+	if v.Role.Instance != "" {
+		s.Instance = &v.Role.Instance
+	}
+	if c := svc.Connections; c != nil {
+		s.Active, s.Inactive = &c.Active, &c.Inactive
+	} else {
+		orElse("active_connections", unknown[SourceIPVS], "IPVS does not serve it")
+		s.Unknown["inactive_connections"] = s.Unknown["active_connections"]
+	}
+	if s.HalfOpen == nil {
+		orElse("half_open_connections", unknown[SourceCensus], "too few entries in the sample of the connection table")
+	}
+	if s.SYN == nil {
+		s.Unknown["syn_per_second"] = v.Reason
+	} else if s.Share == nil {
+		s.Unknown["suspect_share"] = "no SYNs"
+	}
+	if len(s.Unknown) == 0 {
+		s.Unknown = nil
+	}
+	return s
+}
+
+// totalFigures adds up what is known of each service; a sum is nil if nothing
+// of it is.
+func totalFigures(verdicts []Verdict) Figures {
+	var t Figures
+	add := func(sum **float64, v *float64) {
+		switch {
+		case v == nil:
+		case *sum == nil:
+			n := *v
+			*sum = &n
+		default:
+			**sum += *v
+		}
+	}
+	for _, v := range verdicts {
+		add(&t.SYN, v.Figures.SYN)
+		add(&t.Suspect, v.Figures.Suspect)
+		add(&t.Dropped, v.Figures.Dropped)
+		add(&t.Fragments, v.Figures.Fragments)
+		add(&t.HalfOpen, v.Figures.HalfOpen)
+	}
+	if t.SYN != nil && *t.SYN > 0 {
+		share := *t.Suspect / *t.SYN
+		t.Share = &share
+	}
+	return t
+}
