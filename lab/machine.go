@@ -76,7 +76,12 @@ func Run(ctx context.Context, config Config) (status int, err error) {
 
 	kernelLog := filepath.Join(work, "kernel.log")
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", arguments(config, kernel, initrd, kernelLog)...)
-	qemu.Stdin, qemu.Stdout = config.Stdin, config.Stdout
+	if config.Stdin != nil {
+		qemu.Stdin = config.Stdin
+	}
+	if config.Stdout != nil {
+		qemu.Stdout = config.Stdout
+	}
 	var complaints bytes.Buffer
 	qemu.Stderr = &complaints
 	qemu.SysProcAttr = &syscall.SysProcAttr{

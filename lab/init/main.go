@@ -175,7 +175,10 @@ func runCommand(c lab.Command, environment []string, terminal *lab.Terminal) (in
 	if err != nil {
 		return 0, err
 	}
-	defer console.Close()
+	defer func() {
+		_ = unix.IoctlSetInt(int(console.Fd()), unix.TCSBRK, 1) // wait until the host has what was written
+		_ = console.Close()
+	}()
 	process, err := os.StartProcess(program, c.Args, &os.ProcAttr{
 		Dir: c.Dir, Env: append(environment[:len(environment):len(environment)], c.Env...),
 		Files: []*os.File{console, console, console},

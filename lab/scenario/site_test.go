@@ -1,0 +1,55 @@
+//go:build lab
+
+package scenario
+
+import (
+	"testing"
+	"time"
+
+	"github.com/lvsguard/lvsguard/lab/flood"
+	"github.com/lvsguard/lvsguard/lab/site"
+)
+
+// limit is what anything on the site may take that VRRP has a part in.
+const limit = 20 * time.Second
+
+func TestSiteServes(t *testing.T) {
+	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {
+		if served := s.Client.Get(20); served != 20 {
+			t.Errorf("%d of 20 requests served", served)
+		}
+		if got := s.Master().Admitted(); got < 20 {
+			t.Errorf("IPVS scheduled %d connections of at least 20", got)
+		}
+		if got := s.Backup().Admitted(); got != 0 {
+			t.Errorf("the backup scheduled %d connections", got)
+		}
+	}, site.Variants()...)
+}
+
+func TestSiteFailsOver(t *testing.T) {
+	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {
+		first := s.Master()
+		second := s.FailOver()
+		if first == second {
+			t.Fatalf("%s is still master", first.Name)
+		}
+		site.Wait(t, limit, "a client is served by the new master", func() bool { return s.Client.Get(1) == 1 })
+		if served := s.Client.Get(20); served != 20 {
+			t.Errorf("%d of 20 requests served", served)
+		}
+		first.StartKeepalived()
+		site.Wait(t, limit, "the first master is master again", func() bool { return s.Master() == first })
+	}, site.DR4, site.NAT6)
+}
+
+// TestNightUnguarded is that night: a flood of SYNs from everywhere, and nobody to drop it. Each is a connection.
+func TestNightUnguarded(t *testing.T) {
+	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {
+		sent := s.Attacker.Flood(flood.Config{Count: 5000}).Wait()
+		master := s.Master()
+		site.Wait(t, limit, "the flood is in the connection table", func() bool {
+			return float64(master.IPVSEntries()) > 0.95*float64(sent)
+		})
+	}, site.Variants()...)
+}
