@@ -38,31 +38,3 @@ type Config struct {
 	Signatures []Signature    // nil: DefaultSignatures
 	Allow      []netip.Prefix // sources that are never counted as suspect nor dropped
 }
-
-// Count is a number of packets and of their bytes, from the IP header on.
-type Count struct {
-	Packets, Bytes uint64
-}
-
-// Counters is a reading of everything the table counts. All are totals since
-// Since, which is when the table was made; a replaced table takes over the
-// totals and the time of the one before it.
-type Counters struct {
-	Since    time.Time
-	Services map[netip.AddrPort]ServiceCounters
-	Loopback Count // SYNs and fragments that came in on lo
-	Allowed  Count // SYNs and fragments from Config.Allow
-}
-
-// ServiceCounters are the totals of one virtual service. What came in on lo or
-// from an allowed source is in none of them.
-type ServiceCounters struct {
-	SYN        Count            // every SYN without ACK, RST, FIN
-	Suspect    Count            // those with any signature: the sum of Signatures
-	Signatures map[string]Count // by signature name; a SYN counts for the first that it matches
-	Dropped    Count
-	// Fragment is the number of TCP fragments to the service's address.
-	// Later fragments carry no ports, so that all services of one address
-	// show the same figure.
-	Fragment Count
-}

@@ -1,5 +1,14 @@
 package nft
 
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables/expr"
+)
+
 // Range is a closed range of numbers.
 type Range struct {
 	Min, Max uint16
@@ -52,8 +61,100 @@ func DefaultSignatures() []Signature {
 	}}
 }
 
-// Validate tells what is wrong with s, naming the field.
-func (s Signature) Validate() error { return nil }
+// minLength is an IPv4 header and a TCP header without options.
+const minLength = 40
 
-// String returns s as nft matches for IPv4.
-func (s Signature) String() string { return "" }
+var signatureName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
+
+// Validate tells what is wrong with s, naming the field.
+func (s Signature) Validate() error {
+	if !signatureName.MatchString(s.Name) {
+		return fmt.Errorf("signature name %q: want 1 to 32 of a-z, 0-9 and _, starting with a letter", s.Name)
+	}
+	bad := func(field, want string) error {
+		return fmt.Errorf("signature %s: %s: want %s", s.Name, field, want)
+	}
+	if r := s.Window; r != nil && !r.within(0, 65535) {
+		return bad("window", "a number or a range from 0 to 65535")
+	}
+	if r := s.Length; r != nil && !r.within(minLength, 65535) {
+		return bad("length", "an IPv4 total length or a range from 40, the two headers, to 65535")
+	}
+	if r := s.TTL; r != nil && !r.within(0, 255) {
+		return bad("ttl", "a number or a range from 0 to 255")
+	}
+	if s.Options > NoOptions {
+		return bad("options", "any or none")
+	}
+	for _, r := range s.Ports {
+		if !r.within(1, 65535) {
+			return bad("ports", "ports or ranges from 1 to 65535")
+		}
+	}
+	if s.Window == nil && s.Length == nil && s.TTL == nil && s.Options == AnyOptions {
+		return fmt.Errorf("signature %s would match every SYN: give it a window, length, ttl or options", s.Name)
+	}
+	return nil
+}
+
+func (r Range) within(lowest, highest uint16) bool {
+	return lowest <= r.Min && r.Min <= r.Max && r.Max <= highest
+}
+
+// validateSignatures validates each, and that no two share a name.
+func validateSignatures(signatures []Signature) error {
+	for i, s := range signatures {
+		if err := s.Validate(); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(signatures[:i], func(o Signature) bool { return o.Name == s.Name }) {
+			return fmt.Errorf("signature %s: there are two of that name", s.Name)
+		}
+	}
+	return nil
+}
+
+// String returns what s asks of an IPv4 SYN, as nft writes it.
+func (s Signature) String() string {
+	alternatives := s.match(ipv4)
+	texts := make([]string, len(alternatives))
+	for i, a := range alternatives {
+		texts[i] = render(a)
+	}
+	return strings.Join(texts, " or ")
+}
+
+// match returns what s asks of a SYN, as alternatives of which at most one
+// need be tried after another: one for each range of ports. A set of ports
+// would be one more set to read, and signatures have few.
+func (s Signature) match(f *family) [][]expr.Any {
+	terms := slices.Concat(f.is(), isTCP())
+	if f == ipv6 && (s.Length != nil || s.Options == NoOptions) {
+		// Extension headers are part of the payload length.
+		terms = slices.Concat(f.is(), equal(fieldNextHeader, tcpProtocol))
+	}
+	if s.Window != nil {
+		terms = append(terms, between(fieldWindow, s.Window.Min, s.Window.Max)...)
+	}
+	if s.Length != nil {
+		less := uint16(minLength - f.minLength)
+		terms = append(terms, between(f.length, s.Length.Min-less, s.Length.Max-less)...)
+	}
+	if s.TTL != nil {
+		terms = append(terms, between(f.ttl, s.TTL.Min, s.TTL.Max)...)
+	}
+	if s.Options == NoOptions {
+		if f == ipv4 {
+			terms = append(terms, equal(fieldHeaderLength, 5)...)
+		}
+		terms = append(terms, equal(fieldDataOffset, 5)...)
+	}
+	if len(s.Ports) == 0 {
+		return [][]expr.Any{terms}
+	}
+	alternatives := make([][]expr.Any, len(s.Ports))
+	for i, p := range s.Ports {
+		alternatives[i] = slices.Concat(terms, between(fieldPort, p.Min, p.Max))
+	}
+	return alternatives
+}

@@ -1,0 +1,237 @@
+package nft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// render writes a rule's expressions as nft lists them. What is not of our
+// vocabulary is written in square brackets, so that no two rules of which one
+// is ours ever read the same.
+func render(exprs []expr.Any) string {
+	r := renderer{registers: map[uint32]operand{}}
+	for _, e := range exprs {
+		r.expression(e)
+	}
+	return strings.Join(r.words, " ")
+}
+
+// operand is what a register holds.
+type operand struct {
+	text   string
+	kind   operandKind
+	masked bool
+	field
+}
+
+type operandKind int
+
+const (
+	ofUnknown operandKind = iota
+	ofProtocolFamily
+	ofProtocol
+	ofInterface
+	ofFragmentHeader
+	ofField
+)
+
+type renderer struct {
+	words     []string
+	registers map[uint32]operand
+	family    *family // nil until the rule has asked for one
+	tcp       bool    // the rule has asked for TCP
+}
+
+func (r *renderer) say(format string, args ...any) {
+	r.words = append(r.words, fmt.Sprintf(format, args...))
+}
+
+func (r *renderer) unknown(e expr.Any) {
+	text := fmt.Sprintf("%T%+v", e, e)
+	r.say("[%s]", strings.TrimPrefix(strings.ReplaceAll(text, "&", ""), "*expr."))
+}
+
+func (r *renderer) expression(e expr.Any) {
+	switch e := e.(type) {
+	case *expr.Meta:
+		r.meta(e)
+	case *expr.Payload:
+		r.payload(e)
+	case *expr.Bitwise:
+		r.bitwise(e)
+	case *expr.Exthdr:
+		want := *fragmentHeader(true)[0].(*expr.Exthdr)
+		want.DestRegister = e.DestRegister
+		if *e != want {
+			r.unknown(e)
+			return
+		}
+		r.registers[e.DestRegister] = operand{text: "exthdr frag", kind: ofFragmentHeader}
+	case *expr.Cmp:
+		r.cmp(e)
+	case *expr.Lookup:
+		r.lookup(e)
+	case *expr.Objref:
+		if e.Type != unix.NFT_OBJECT_COUNTER {
+			r.unknown(e)
+			return
+		}
+		r.say("counter name %q", e.Name)
+	case *expr.Verdict:
+		r.verdict(e)
+	default:
+		r.unknown(e)
+	}
+}
+
+func (r *renderer) meta(e *expr.Meta) {
+	o := operand{}
+	switch {
+	case e.SourceRegister:
+	case e.Key == expr.MetaKeyNFPROTO:
+		o = operand{text: "meta nfproto", kind: ofProtocolFamily}
+	case e.Key == expr.MetaKeyL4PROTO:
+		o = operand{text: "meta l4proto", kind: ofProtocol}
+	case e.Key == expr.MetaKeyIIF:
+		o = operand{text: "iif", kind: ofInterface}
+	}
+	if o.kind == ofUnknown {
+		r.unknown(e)
+	}
+	r.registers[e.Register] = o
+}
+
+// fields are those that render knows by name, by family.
+func fields(f *family) []field {
+	tcp := []field{fieldSourcePort, fieldPort, fieldDataOffset, fieldFlags, fieldWindow, fieldUrgent}
+	switch f {
+	case ipv4:
+		tcp = append(tcp, fieldHeaderLength, fieldFragment)
+	case ipv6:
+		tcp = append(tcp, fieldNextHeader)
+	default:
+		return tcp
+	}
+	return append(tcp, f.source, f.target, f.length, f.ttl)
+}
+
+func (r *renderer) payload(e *expr.Payload) {
+	for _, f := range fields(r.family) {
+		if f.base == expr.PayloadBaseTransportHeader && !r.tcp {
+			continue
+		}
+		if *e == *f.load(e.DestRegister).(*expr.Payload) {
+			r.registers[e.DestRegister] = operand{text: f.text, kind: ofField, field: f}
+			return
+		}
+	}
+	r.unknown(e)
+	r.registers[e.DestRegister] = operand{}
+}
+
+// bitwise is only ever a mask, and each masked field has one.
+func (r *renderer) bitwise(e *expr.Bitwise) {
+	o := r.registers[e.SourceRegister]
+	if o.kind != ofField || e.DestRegister != e.SourceRegister || o.mask == 0 ||
+		!bytes.Equal(e.Mask, o.bytes(o.mask)) || !bytes.Equal(e.Xor, o.bytes(0)) {
+		r.unknown(e)
+		o = operand{}
+	}
+	o.masked = true
+	r.registers[e.DestRegister] = o
+}
+
+func (r *renderer) cmp(e *expr.Cmp) {
+	o := r.registers[e.Register]
+	eq := e.Op == expr.CmpOpEq
+	switch {
+	case o.kind == ofProtocolFamily && eq && bytes.Equal(e.Data, []byte{ipv4.nfproto}):
+		r.family = ipv4
+	case o.kind == ofProtocolFamily && eq && bytes.Equal(e.Data, []byte{ipv6.nfproto}):
+		r.family = ipv6
+	case o.kind == ofProtocol && eq && bytes.Equal(e.Data, []byte{tcpProtocol}):
+		r.tcp = true
+	case o.kind == ofProtocol && e.Op == expr.CmpOpNeq && bytes.Equal(e.Data, []byte{tcpProtocol}):
+		r.say("meta l4proto != tcp")
+	case o.kind == ofInterface && eq && bytes.Equal(e.Data, binary.NativeEndian.AppendUint32(nil, loopback)):
+		r.say(`iif "lo"`)
+	case o.kind == ofFragmentHeader && eq && bytes.Equal(e.Data, []byte{1}):
+		r.say("exthdr frag exists")
+	case o.kind == ofFragmentHeader && eq && bytes.Equal(e.Data, []byte{0}):
+		r.say("exthdr frag missing")
+	case o.kind == ofField && len(e.Data) == int(o.len) && o.len <= 2 && o.masked == (o.mask != 0):
+		r.cmpField(o, e)
+	default:
+		r.unknown(e)
+	}
+}
+
+func (r *renderer) cmpField(o operand, e *expr.Cmp) {
+	var v uint16
+	for _, b := range e.Data {
+		v = v<<8 | uint16(b)
+	}
+	v >>= o.shift
+	operator := map[expr.CmpOp]string{expr.CmpOpEq: "", expr.CmpOpNeq: "!= ", expr.CmpOpGte: ">= ", expr.CmpOpLte: "<= "}
+	op, known := operator[e.Op]
+	last := len(r.words) - 1
+	switch {
+	case !known:
+		r.unknown(e)
+	case o.offset == fieldFlags.offset && o.base == fieldFlags.base && v == flagSYN:
+		r.say("tcp flags %ssyn / fin,syn,rst,ack", op)
+	case o.offset == fieldFlags.offset && o.base == fieldFlags.base:
+		r.unknown(e)
+	case o.field.text == fieldNextHeader.text && op == "" && v == tcpProtocol:
+		r.tcp = true
+		r.say("%s tcp", o.text)
+	case o.field.text == fieldFragment.text && op == "":
+		r.say("%s == %d", o.text, v)
+	case e.Op == expr.CmpOpLte && last >= 0 && strings.HasPrefix(r.words[last], o.text+" >= "):
+		r.words[last] = fmt.Sprintf("%s-%d", strings.Replace(r.words[last], ">= ", "", 1), v)
+	default:
+		r.say("%s %s%d", o.text, op, v)
+	}
+}
+
+func (r *renderer) lookup(e *expr.Lookup) {
+	key := r.registers[e.SourceRegister]
+	if key.kind != ofField || e.Invert || e.IsDestRegSet || r.family == nil {
+		r.unknown(e)
+		return
+	}
+	text := key.text
+	if s, known := parseSetName(e.SetName); !known || !s.addressOnly() {
+		port := r.registers[r.family.portRegister]
+		if port.kind != ofField {
+			r.unknown(e)
+			return
+		}
+		text += " . " + port.text
+	}
+	r.say("%s @%s", text, e.SetName)
+}
+
+func (r *renderer) verdict(e *expr.Verdict) {
+	switch e.Kind {
+	case expr.VerdictAccept:
+		r.say("accept")
+	case expr.VerdictDrop:
+		r.say("drop")
+	case expr.VerdictGoto:
+		r.say("goto %s", e.Chain)
+	case expr.VerdictJump:
+		r.say("jump %s", e.Chain)
+	default:
+		r.unknown(e)
+	}
+}
+
+// mangled tells whether a rule's text has parts that render has no words for.
+func mangled(text string) bool { return slices.Contains([]byte(text), '[') }
