@@ -158,7 +158,10 @@ func parseLink(data []byte) (index uint32, real bool, err error) {
 			return nil
 		})
 	}
-	return index, real, attributes.Err()
+	if err := attributes.Err(); err != nil {
+		return 0, false, err
+	}
+	return index, real, nil
 }
 
 // provesNothing tells the kinds of interface on which real servers have

@@ -320,7 +320,7 @@ func (s *lineSource) include(at Place, pattern string) error {
 		pattern = filepath.Join(filepath.Dir(at.File), pattern)
 	}
 	if strings.ContainsRune(pattern, '{') {
-		s.skip(at, pattern, "braces are not expanded here: include the files one by one, or with *")
+		s.skip(at, pattern, "braces are not understood here: include the files one by one, or with *")
 		return nil
 	}
 	paths, err := s.glob(pattern)
