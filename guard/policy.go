@@ -166,8 +166,7 @@ func (p *Policy) Decide(now time.Time, verdicts []Verdict) []Action {
 		seen[v.Service] = true
 		l := p.lease(v.Service)
 		l.look(now, v, p.prearm)
-		by, reason := p.wants(now, l, v)
-		if a, ok := l.move(now, v.Service, by, reason); ok {
+		if a, ok := l.move(now, v.Service, p.wants(now, l, v)); ok {
 			actions = append(actions, a)
 		}
 	}
@@ -175,7 +174,7 @@ func (p *Policy) Decide(now time.Time, verdicts []Verdict) []Action {
 		if seen[k] {
 			continue
 		}
-		if a, ok := p.leases[k].move(now, k, "", "the service is no longer there"); ok {
+		if a, ok := p.leases[k].move(now, k, wanted{reason: "the service is no longer there"}); ok {
 			actions = append(actions, a)
 		}
 		delete(p.leases, k)
@@ -194,7 +193,7 @@ func (l *lease) look(now time.Time, v Verdict, prearm time.Duration) {
 		l.prearmTill = now.Add(prearm)
 	}
 	l.standby = standby
-	if v.State == Calm && !standby {
+	if v.State == Calm && !standby && l.by == "" {
 		l.declined = false
 	}
 	if !standby {
@@ -210,59 +209,77 @@ func (l *lease) look(now time.Time, v Verdict, prearm time.Duration) {
 	}
 }
 
-// wants says who wants this service armed now; nobody is "".
-func (p *Policy) wants(now time.Time, l *lease, v Verdict) (By, string) {
-	automatic := p.mode == Auto && !l.declined && !now.Before(p.pausedUntil)
+// wanted is who wants a service armed and why; with nobody, why it no longer
+// is.
+type wanted struct {
+	by     By
+	reason string
+	// lapses: the lease is left to the kernel, which ends it in its time.
+	lapses bool
+}
+
+func (p *Policy) wants(now time.Time, l *lease, v Verdict) wanted {
+	paused := now.Before(p.pausedUntil)
+	automatic := p.mode == Auto && !l.declined && !paused
 	arrived := !l.arrivals.IsZero() && lasted(now.Sub(l.arrivals), p.prearm)
 	switch {
 	case now.Before(l.operatorUntil):
-		return ByOperator, "armed until " + l.operatorUntil.Format(time.RFC3339)
+		return wanted{by: ByOperator, reason: "armed until " + l.operatorUntil.Format(time.RFC3339)}
 	case automatic && v.State == Flood:
-		return ByAuto, v.Reason
+		return wanted{by: ByAuto, reason: v.Reason}
 	case automatic && l.standby && !arrived:
-		return ByPrearm, fmt.Sprintf("%s is %s here", v.Role.Instance, v.Role.State)
+		return wanted{by: ByPrearm, reason: fmt.Sprintf("%s is %s here", v.Role.Instance, v.Role.State)}
 	case automatic && now.Before(l.prearmTill):
-		return ByPrearm, fmt.Sprintf("%s became %s", v.Role.Instance, v.Role.State)
+		return wanted{by: ByPrearm, reason: fmt.Sprintf("%s became %s", v.Role.Instance, v.Role.State)}
+	case automatic && l.by == ByAuto && v.State == Unknown && now.Before(l.expires):
+		// Blind, the guard does not go on dropping, nor does it open the gate.
+		return wanted{by: ByAuto, reason: v.Reason, lapses: true}
 	case now.Before(l.restartUntil):
-		return ByRestart, "found in the kernel at start"
-	case l.by == "":
-		return "", ""
-	case p.mode == Observe && (l.by == ByAuto || l.by == ByPrearm):
-		return "", "the mode is observe"
-	case l.declined:
-		return "", "disarmed by an operator"
-	case now.Before(p.pausedUntil):
-		return "", "automatic drops pause: the table was taken away repeatedly"
-	case l.by == ByOperator, l.by == ByRestart:
-		return "", "its time is over"
-	case l.by == ByPrearm && l.standby:
-		return "", fmt.Sprintf("SYNs have arrived for %s although %s is %s here", p.prearm, v.Role.Instance, v.Role.State)
+		return wanted{by: ByRestart, reason: "found in the kernel at start", lapses: true}
 	}
-	return "", v.Reason
+	return wanted{reason: p.why(l, v, paused)}
+}
+
+// why says why a lease is over.
+func (p *Policy) why(l *lease, v Verdict, paused bool) string {
+	automatic := l.by == ByAuto || l.by == ByPrearm
+	switch {
+	case l.declined:
+		return "disarmed by an operator"
+	case !automatic:
+		return "its time is over"
+	case p.mode == Observe:
+		return "the mode is observe"
+	case paused:
+		return "automatic drops pause: the table was taken away repeatedly"
+	case l.standby:
+		return fmt.Sprintf("SYNs have arrived for %s although %s is %s here", p.prearm, v.Role.Instance, v.Role.State)
+	}
+	return v.Reason
 }
 
 // move brings the lease to what is wanted and returns what that takes.
-func (l *lease) move(now time.Time, k ipvs.Key, by By, reason string) (Action, bool) {
-	if by == "" {
+func (l *lease) move(now time.Time, k ipvs.Key, w wanted) (Action, bool) {
+	if w.by == "" {
 		if l.by == "" {
 			return Action{}, false
 		}
-		a := Action{Service: k, By: l.by, Reason: reason}
+		a := Action{Service: k, By: l.by, Reason: w.reason}
 		if l.declined {
 			a.Who = l.who
 		}
 		l.by, l.since, l.renewed, l.expires = "", time.Time{}, time.Time{}, time.Time{}
 		return a, true
 	}
-	changed := l.by != by
+	changed := l.by != w.by
 	if changed {
-		l.by, l.since = by, now
+		l.by, l.since = w.by, now
 	}
-	if by == ByRestart {
+	if w.lapses {
 		return Action{}, false
 	}
 	timeout := LeaseTime
-	if by == ByOperator {
+	if w.by == ByOperator {
 		timeout = min(timeout, l.operatorUntil.Sub(now))
 	}
 	expires := now.Add(timeout)
@@ -270,8 +287,8 @@ func (l *lease) move(now time.Time, k ipvs.Key, by By, reason string) (Action, b
 	if !changed && !due {
 		return Action{}, false
 	}
-	a := Action{Service: k, Timeout: timeout, By: by, Reason: reason, Renewal: !changed && !l.renewed.IsZero()}
-	if by == ByOperator {
+	a := Action{Service: k, Timeout: timeout, By: w.by, Reason: w.reason, Renewal: !changed && !l.renewed.IsZero()}
+	if w.by == ByOperator {
 		a.Who = l.who
 	}
 	l.renewed, l.expires = now, expires

@@ -25,11 +25,11 @@ func walkKeys(n *yaml.Node, t reflect.Type, depth int) error {
 	if depth > maxYAMLDepth {
 		return fmt.Errorf("line %d: nested too deep", n.Line)
 	}
-	if reflect.PointerTo(t).Implements(reflect.TypeFor[yaml.Unmarshaler]()) {
-		return nil
-	}
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
+	}
+	if decodesItself(t) {
+		return nil
 	}
 	if n.Kind == yaml.AliasNode {
 		return fmt.Errorf("line %d: aliases are not supported here: write the value out", n.Line)
@@ -78,6 +78,11 @@ func walkKeys(n *yaml.Node, t reflect.Type, depth int) error {
 		}
 	}
 	return nil
+}
+
+func decodesItself(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	return p.Implements(reflect.TypeFor[yaml.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
 func tagOf(f reflect.StructField) string {

@@ -1,0 +1,214 @@
+package guard
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/lvsguard/lvsguard/ipvs"
+	"github.com/lvsguard/lvsguard/nft"
+)
+
+var equateAddrs = cmp.Options{
+	cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{}, ipvs.Key{}),
+	cmpopts.EquateEmpty(),
+}
+
+func mustKey(t testing.TB, s string) ipvs.Key {
+	t.Helper()
+	k, err := ipvs.ParseKey(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func TestParseConfig(t *testing.T) {
+	def := DefaultConfig()
+	with := func(change func(*Config)) *Config {
+		c := DefaultConfig()
+		change(c)
+		return c
+	}
+	tests := []struct {
+		name, text string
+		want       *Config
+	}{
+		{"empty", "", def},
+		{"comments only", "# nothing\n", def},
+		{"an empty section", "detect:\n", def},
+		{"mode", "mode: auto", with(func(c *Config) { c.Mode = Auto })},
+		{"thresholds", "detect: {rate: 50, for: 2s, clear_rate: 7}", with(func(c *Config) {
+			c.Detect.Rate, c.Detect.For, c.Detect.ClearRate = 50, 2*time.Second, 7
+		})},
+		{"a service inherits what it does not set", `
+detect: {share: 0.9}
+services:
+  "192.0.2.1:80": {detect: {rate: 50}}
+`, with(func(c *Config) {
+			c.Detect.Share = 0.9
+			d := c.Detect
+			d.Rate = 50
+			c.Services = map[ipvs.Key]ServiceConfig{mustKey(t, "192.0.2.1:80"): {Detect: d}}
+		})},
+		{"a firewall mark's addresses", `
+services:
+  fwmark:7: {addresses: ["192.0.2.7:80", "[2001:db8::7]:*"]}
+`, with(func(c *Config) {
+			c.Services = map[ipvs.Key]ServiceConfig{mustKey(t, "fwmark:7"): {
+				Detect:    c.Detect,
+				Addresses: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:80"), netip.MustParseAddrPort("[2001:db8::7]:0")},
+			}}
+		})},
+		{"watch and allow", `
+watch: ["192.0.2.9:443"]
+allow: [10.0.0.0/8, 192.0.2.9, "2001:db8::/32"]
+`, with(func(c *Config) {
+			c.Watch = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.9:443")}
+			c.Allow = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.9/32"), netip.MustParsePrefix("2001:db8::/32")}
+		})},
+		{"signatures", `
+signatures:
+  - {name: window0, window: 0, length: 40}
+  - {name: fixed, window: 1024, ttl: 200-255, options: none, ports: [80, 8000-8100]}
+`, with(func(c *Config) {
+			c.Signatures = append(nft.DefaultSignatures(), nft.Signature{
+				Name: "fixed", Window: &nft.Range{Min: 1024, Max: 1024}, TTL: &nft.Range{Min: 200, Max: 255},
+				Options: nft.NoOptions, Ports: []nft.Range{{Min: 80, Max: 80}, {Min: 8000, Max: 8100}},
+			})
+		})},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := ParseConfig(strings.NewReader(tt.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, got, equateAddrs); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			var written bytes.Buffer
+			if err := got.Write(&written); err != nil {
+				t.Fatal(err)
+			}
+			again, err := ParseConfig(&written)
+			if err != nil {
+				t.Fatalf("what Write writes is refused: %v", err)
+			}
+			if diff := cmp.Diff(got, again, equateAddrs); diff != "" {
+				t.Errorf("written and read back (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestParseConfigErrors(t *testing.T) {
+	tests := []struct{ name, text, want string }{
+		{"unknown key", "mode: auto\ndetct: {}", `line 2: unknown key "detct"; did you mean "detect"?`},
+		{"unknown key within", "detect:\n  raet: 5", `line 2: unknown key "raet"; did you mean "rate"?`},
+		{"unknown key of a service", "services:\n  192.0.2.1:80:\n    detect: {shre: 1}", `line 3: unknown key "shre"; did you mean "share"?`},
+		{"unknown key, nothing near", "control: {xxxxxxxxxxx: 1}", `line 1: unknown key "xxxxxxxxxxx"; known here: group`},
+		{"mode", "\nmode: drop", `line 2: mode: "drop": want observe or auto`},
+		{"share", "detect:\n  rate: 5\n  share: 1.5", "line 3: detect.share: want a share above 0 and up to 1"},
+		{"not a number", "detect: {rate: .nan}", "line 1: detect.rate: want a number from 1 to 1e9"},
+		{"duration without a unit", "detect: {for: 3}", "line 1: `3` is not a duration such as 3s or 1m"},
+		{"duration too short", "detect: {for: 10ms}", "line 1: detect.for: want a duration from 1s to 1h"},
+		{"clear rate", "detect: {clear_rate: 5000}", "line 1: detect.clear_rate: 5000 is above rate (1000): a flood would be over before it began"},
+		{"no service", "services: {192.0.2.1: {}}", "line 1: virtual service \"192.0.2.1\": no address and port (write it as 192.0.2.1:80, [2001:db8::1]:80, 192.0.2.1:*, udp:192.0.2.1:53 or fwmark:7)"},
+		{"addresses of no mark", "services:\n  192.0.2.1:80: {addresses: [\"192.0.2.1:80\"]}", "line 2: services.192.0.2.1:80.addresses: only a fwmark service needs addresses; for an address that IPVS does not serve, use watch"},
+		{"total rate of a service", "services: {192.0.2.1:80: {detect: {total_rate: 9}}}", "line 1: services.192.0.2.1:80.detect.total_rate: one value for the whole host: set it under detect"},
+		{"watch udp", "watch: [\"udp:192.0.2.1:53\"]", "line 1: \"udp:192.0.2.1:53\" is no TCP address: write 192.0.2.1:80, [2001:db8::1]:80, or * for the port to mean every port"},
+		{"allow", "allow: [\"10.0.0.0/33\"]", `line 1: "10.0.0.0/33" is no address and no prefix: write 192.0.2.7 or 2001:db8::/32`},
+		{"signature range", "signatures: [{name: a, window: 9-3}]", `line 1: "9-3" is no number and no range: write 40 or 40-60`},
+		{"no signatures", "signatures: []", "line 1: signatures: empty: leave the key out for the default signature"},
+		{"signature twice", "signatures:\n  - {name: a, window: 0}\n  - {name: a, window: 1}", `line 3: signatures.1: name "a" is taken: give each signature its own`},
+		{"signatures is no list", "signatures: 5", "line 1: want a list here, as in [a, b]"},
+		{"detect is no map", "detect: 5", "line 1: want keys and values here, as in 'key: value'"},
+		{"two documents", "mode: auto\n---\nmode: observe", "more than one YAML document: keep one, without a second ---"},
+		{"aliases", "detect: &d {rate: 5}\nservices: {192.0.2.1:80: *d}", "line 2: aliases are not supported here: write the value out"},
+		{"no YAML", "mode: [", "line 1: did not find expected node content"},
+		{"instance without addresses", "keepalived: {instances: {VI_1: []}}", "line 1: keepalived.instances.VI_1: an instance without addresses has no role: list its virtual addresses"},
+		{"journal", "journal: {max_bytes: 5}", "line 1: journal.max_bytes: want at least 65536 bytes"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := ParseConfig(strings.NewReader(tt.text))
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("\n got %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// The sample that is installed is what the defaults are, and names every key.
+func TestSampleConfig(t *testing.T) {
+	const sample = "../deploy/lvsguard.yaml"
+	got, err := LoadConfig(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(DefaultConfig(), got, equateAddrs); diff != "" {
+		t.Errorf("the sample is not the defaults (-default +sample):\n%s", diff)
+	}
+	text, err := os.ReadFile(sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keysOf(reflect.TypeFor[rawConfig]()) {
+		if !strings.Contains(string(text), key+":") {
+			t.Errorf("the sample does not mention the key %s", key)
+		}
+	}
+}
+
+// keysOf lists every key that a configuration can have.
+func keysOf(t reflect.Type) []string {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		return keysOf(t.Elem())
+	case reflect.Struct:
+		var keys []string
+		for f := range t.Fields() {
+			if tag := tagOf(f); tag != "" {
+				keys = append(keys, tag)
+				keys = append(keys, keysOf(f.Type)...)
+			}
+		}
+		return keys
+	}
+	return nil
+}
+
+func FuzzParseConfig(f *testing.F) {
+	sample, err := os.ReadFile("../deploy/lvsguard.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(sample)
+	f.Add([]byte("services: {fwmark:7: {addresses: [\"192.0.2.1:*\"], detect: {rate: 2}}}"))
+	f.Add([]byte("detect: &a {rate: *a}"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c, err := ParseConfig(bytes.NewReader(text))
+		if err != nil {
+			return
+		}
+		var written bytes.Buffer
+		if err := c.Write(&written); err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseConfig(bytes.NewReader(written.Bytes()))
+		if err != nil {
+			t.Fatalf("what Write writes is refused: %v\n%s", err, written.Bytes())
+		}
+		if diff := cmp.Diff(c, again, equateAddrs); diff != "" {
+			t.Errorf("written and read back (-before +after):\n%s", diff)
+		}
+	})
+}
