@@ -206,7 +206,7 @@ func (d *Daemon) adopt(now time.Time, saved savedState) {
 		}
 		for at := range counters.Services {
 			if !configured[at] {
-				d.roster.remember(now, ipvs.Key{Protocol: ipvs.TCP, Addr: at})
+				d.roster.remember(ipvs.Key{Protocol: ipvs.TCP, Addr: at})
 			}
 		}
 		err = d.adoptLeases(now)

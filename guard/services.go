@@ -27,8 +27,9 @@ type roster struct {
 
 type servedService struct {
 	last    ipvs.Service
-	seen    time.Time
 	present bool
+	// missing is since when good readings have been without it.
+	missing time.Time
 }
 
 // see takes a reading of IPVS. An empty one, or none, only says that nothing
@@ -38,22 +39,26 @@ func (r *roster) see(now time.Time, services []ipvs.Service) {
 		s.present = false
 	}
 	for _, s := range services {
-		r.remember(now, s.Key)
-		*r.served[s.Key] = servedService{last: s, seen: now, present: true}
+		r.remember(s.Key)
+		*r.served[s.Key] = servedService{last: s, present: true}
 	}
-	if len(services) > 0 {
-		r.seen = true
-		maps.DeleteFunc(r.served, func(_ ipvs.Key, s *servedService) bool { return now.Sub(s.seen) > keepVanished })
+	if len(services) == 0 {
+		return
 	}
+	r.seen = true
+	maps.DeleteFunc(r.served, func(_ ipvs.Key, s *servedService) bool {
+		mark(&s.missing, now, !s.present)
+		return !s.present && now.Sub(s.missing) > keepVanished
+	})
 }
 
 // remember keeps a service that was watched before as if IPVS had just lost it.
-func (r *roster) remember(now time.Time, k ipvs.Key) {
+func (r *roster) remember(k ipvs.Key) {
 	if r.served == nil {
 		r.served = make(map[ipvs.Key]*servedService)
 	}
 	if r.served[k] == nil {
-		r.served[k] = &servedService{last: ipvs.Service{Key: k}, seen: now}
+		r.served[k] = &servedService{last: ipvs.Service{Key: k}}
 	}
 }
 
