@@ -14,7 +14,7 @@ import (
 // Config is what keepalived.conf says of addresses and services, each kind in
 // the order of the file.
 type Config struct {
-	Files          []string // all that were read; a change in one of them is a change here
+	Files          []string // absolute paths of all that were read
 	NotifyFIFOs    []string // that VRRP events are written to: notify_fifo, vrrp_notify_fifo
 	Instances      []Instance
 	Groups         []Group
@@ -72,8 +72,9 @@ const maxRange = 4096
 // @id lines are chosen; empty means what keepalived takes then, the first part
 // of the host's name.
 //
-// A file that cannot be read is an error, an included one is Skipped, as in
-// keepalived. Every error and everything Skipped names file and line. ~LST,
+// A file that cannot be read is an error, and so is one that ends within a
+// block; an included file that cannot be read is Skipped, as in keepalived.
+// Every error and everything Skipped names file and line. ~LST,
 // ${_RANDOM} and braces in the name of an included file are not understood.
 func ReadConfig(path, id string) (Config, error) {
 	if id == "" {
@@ -100,7 +101,9 @@ func parseConfig(path, id string, read func(string) ([]byte, error), glob func(s
 	if err != nil {
 		return Config{}, fmt.Errorf("read keepalived's configuration: %w", err)
 	}
-	p.end()
+	if err := p.end(); err != nil {
+		return Config{}, fmt.Errorf("read keepalived's configuration: %w", err)
+	}
 	p.config.Files = source.files
 	return p.config, nil
 }
@@ -195,11 +198,12 @@ func (p *configParser) close(at Place) {
 	p.blocks = p.blocks[:len(p.blocks)-1]
 }
 
-// end finishes the reading.
-func (p *configParser) end() {
+// end finishes the reading. Where blocks are left open the file may have been
+// read while it was written: half of it must not pass for the whole.
+func (p *configParser) end() error {
 	p.plain()
-	for _, block := range p.blocks {
-		p.skipStatement(block, "the block is not closed")
+	if len(p.blocks) > 0 {
+		return fmt.Errorf("%v: a block is opened here and never closed: %w", p.blocks[len(p.blocks)-1].at, ErrSyntax)
 	}
 	for i := range p.config.VirtualServers {
 		server := &p.config.VirtualServers[i]
@@ -214,6 +218,7 @@ func (p *configParser) end() {
 			}
 		}
 	}
+	return nil
 }
 
 // within tells whether the open blocks are these, outermost first.

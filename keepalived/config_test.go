@@ -130,6 +130,7 @@ func TestReadConfigErrors(t *testing.T) {
 		{"endless definition", "$A=$B\n$B=$A\nx $A\n", path + ":3: a definition makes this line endless"},
 		{"growing definition", "$A=${A}${A}${A}${A}\nx $A\n", path + ":2: a definition makes this line endless"},
 		{"long sequence", "~SEQ(N, 2000000000)\n", path + ":1: the configuration has more than 200000 lines"},
+		{"cut off", "vrrp_instance A {\n virtual_ipaddress {\n 192.0.2.1", path + ":2: a block is opened here and never closed: not understood"},
 		{"doubling definitions", doubling(40), path + ":122: the configuration has more than 200000 lines"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

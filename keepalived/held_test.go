@@ -1,12 +1,15 @@
 package keepalived
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/lvsguard/lvsguard/internal/netns"
 )
@@ -52,7 +55,6 @@ func TestHeld(t *testing.T) {
 // TestHeldTunnels makes the interfaces on which real servers have virtual
 // addresses, as far as this kernel has them.
 func TestHeldTunnels(t *testing.T) {
-	made := 0
 	for _, kind := range []string{"dummy", "ipip", "sit", "ip6tnl", "gre", "ip6gre"} {
 		t.Run(kind, func(t *testing.T) {
 			host := netns.New(t)
@@ -66,7 +68,6 @@ func TestHeldTunnels(t *testing.T) {
 			if _, err := host.Try(t, "", "ip", args...); err != nil {
 				t.Skipf("this kernel has no %s: %v", kind, err)
 			}
-			made++
 			host.Run(t, "ip", "link", "set", "dev0", "up")
 			host.Run(t, "ip", "address", "add", "192.0.2.10/32", "dev", "dev0")
 			if held := heldIn(t, host); len(held) > 0 {
@@ -74,7 +75,54 @@ func TestHeldTunnels(t *testing.T) {
 			}
 		})
 	}
-	t.Logf("%d kinds made", made)
+}
+
+func TestParseLink(t *testing.T) {
+	message := func(flags uint32, kind string) []byte {
+		data := make([]byte, unix.SizeofIfInfomsg)
+		binary.NativeEndian.PutUint32(data[4:], 7)
+		binary.NativeEndian.PutUint32(data[8:], flags)
+		attributes := netlink.NewAttributeEncoder()
+		attributes.String(unix.IFLA_IFNAME, "dev0")
+		if kind != "" {
+			attributes.Nested(unix.IFLA_LINKINFO, func(info *netlink.AttributeEncoder) error {
+				info.String(unix.IFLA_INFO_KIND, kind)
+				return nil
+			})
+		}
+		encoded, err := attributes.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(data, encoded...)
+	}
+	tests := []struct {
+		flags uint32
+		kind  string // none: hardware
+		want  bool
+	}{
+		{unix.IFF_UP | unix.IFF_RUNNING, "", true},
+		{unix.IFF_UP, "", true}, // no carrier: keepalived judges that
+		{unix.IFF_RUNNING, "", false},
+		{unix.IFF_UP | unix.IFF_LOOPBACK, "", false},
+		{unix.IFF_UP, "bond", true},
+		{unix.IFF_UP, "vlan", true},
+		{unix.IFF_UP, "bridge", true},
+		{unix.IFF_UP, "macvlan", true},
+		{unix.IFF_UP, "ipvlan", true},
+		{unix.IFF_UP, "dummy", false},
+		{unix.IFF_UP, "ipip", false},
+		{unix.IFF_UP, "sit", false},
+		{unix.IFF_UP, "ip6tnl", false},
+		{unix.IFF_UP, "gre", false},
+		{unix.IFF_UP, "ip6gre", false},
+	}
+	for _, tt := range tests {
+		index, real, err := parseLink(message(tt.flags, tt.kind))
+		if index != 7 || real != tt.want || err != nil {
+			t.Errorf("flags %#x, kind %q: index %d, real %t, %v; want 7, %t", tt.flags, tt.kind, index, real, err, tt.want)
+		}
+	}
 }
 
 // TestHeldAfterFailure breaks the socket.

@@ -119,3 +119,17 @@ func TestListenTaken(t *testing.T) {
 		t.Errorf("over a file: %v, want an error and the file as it was", err)
 	}
 }
+
+func BenchmarkLookAgain(b *testing.B) {
+	socket := filepath.Join(b.TempDir(), "look.sock")
+	listener, err := Listen(socket)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer listener.Close()
+	for b.Loop() { // nobody reads: the queue is full
+		if err := LookAgain(socket); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
