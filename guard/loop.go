@@ -215,8 +215,8 @@ func (d *Daemon) readCounters(now time.Time, unknown map[Source]string) map[neti
 // readCensus samples the connection table: at every tick when it could hold a
 // half-open flood, now and then when not.
 func (d *Daemon) readCensus(ctx context.Context, now time.Time, served []ipvs.Service, unknown map[Source]string) {
-	if why := unknown[SourceIPVS]; why != "" {
-		unknown[SourceCensus] = why
+	if unknown[SourceIPVS] != "" {
+		d.census = ipvs.Census{}
 		return
 	}
 	var total uint64

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/lvsguard/lvsguard/ipvs"
@@ -66,12 +67,8 @@ func newServiceStatus(svc Service, v Verdict, l *Lease, unknown map[Source]strin
 		Service: v.Service, Verdict: v.State, Reason: v.Reason, Since: v.Since,
 		Figures: v.Figures, Lease: l, Unknown: make(map[string]string),
 	}
-	orElse := func(key, why string, def string) {
-		if why == "" {
-			why = def
-		}
-		s.Unknown[key] = why
-	}
+	// The first reason that there is stands for the rest.
+	why := func(key string, reasons ...string) { s.Unknown[key] = cmp.Or(reasons...) }
 	if svc.Key.Mark == 0 {
 		p := svc.Key.Protocol.String()
 		s.Protocol = &p
@@ -81,7 +78,7 @@ func newServiceStatus(svc Service, v Verdict, l *Lease, unknown map[Source]strin
 	if svc.Forwarding != "" {
 		s.Forwarding = &svc.Forwarding
 	} else {
-		orElse("forwarding", unknown[SourceIPVS], "it has no real servers")
+		why("forwarding", unknown[SourceIPVS], "it has no real servers")
 	}
 	if v.Role.Instance != "" {
 		s.Instance = &v.Role.Instance
@@ -89,11 +86,11 @@ func newServiceStatus(svc Service, v Verdict, l *Lease, unknown map[Source]strin
 	if c := svc.Connections; c != nil {
 		s.Active, s.Inactive = &c.Active, &c.Inactive
 	} else {
-		orElse("active_connections", unknown[SourceIPVS], "IPVS does not serve it")
+		why("active_connections", unknown[SourceIPVS], "IPVS does not serve it")
 		s.Unknown["inactive_connections"] = s.Unknown["active_connections"]
 	}
 	if s.HalfOpen == nil {
-		orElse("half_open_connections", unknown[SourceCensus], "too few entries in the sample of the connection table")
+		why("half_open_connections", unknown[SourceIPVS], unknown[SourceCensus], "too few entries in the sample of the connection table")
 	}
 	if s.SYN == nil {
 		s.Unknown["syn_per_second"] = v.Reason

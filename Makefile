@@ -1,0 +1,93 @@
+# What can be done with lvsguard. On a fresh Debian machine, as root, 'make run'
+# and 'make test' need nothing before them.
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
+GO      ?= go
+export CGO_ENABLED = 0
+
+LAB      = $(GO) run ./lab/cmd/lab
+
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR    ?= /etc/systemd/system
+
+.PHONY: build setup run demo test test-unit test-lab test-all lint fuzz bench install uninstall clean
+
+## build: one static binary, bin/lvsguard
+build: bin/lvsguard
+
+bin/lvsguard: $(shell find . -name '*.go' -not -name '*_test.go') go.mod go.sum
+	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $@ ./cmd/lvsguard
+
+## setup: install what the tests and the lab need
+setup:
+	./lab/setup
+
+## run: the guard itself where there is IPVS; elsewhere the lab, under a flood
+run: setup build
+	@if [ -e /proc/net/ip_vs ]; then exec bin/lvsguard run; else \
+	  echo "This host has no IPVS (no /proc/net/ip_vs), so there is nothing here to guard."; \
+	  echo "Booting the lab instead: a pair of directors under a flood. Ctrl-C ends it."; \
+	  exec $(LAB) -live; fi
+
+## demo: the same flood without and with the guard
+demo: setup build
+	$(LAB) -v -timeout 15m -run '^TestDemo$$'
+
+## test: everything that a change must pass, in under 15 minutes
+test: setup lint test-unit test-lab
+
+test-unit:
+	LVSGUARD_PRIVILEGED=1 CGO_ENABLED=1 $(GO) test -race ./...
+	GOARCH=386 $(GO) build -o /dev/null ./cmd/lvsguard
+	GOARCH=arm64 $(GO) build -o /dev/null ./cmd/lvsguard
+
+test-lab:
+	$(LAB)
+
+## test-all: every scenario on every variant of the site
+test-all: setup lint test-unit
+	$(LAB) -variant all
+
+bin/staticcheck:
+	GOBIN=$(CURDIR)/bin $(GO) install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+bin/govulncheck:
+	GOBIN=$(CURDIR)/bin $(GO) install golang.org/x/vuln/cmd/govulncheck@v1.6.0
+
+# govulncheck ends with 3 where it found something; with anything else but 0 it
+# could not look, as where its database cannot be reached.
+lint: bin/staticcheck bin/govulncheck
+	@test -z "$$(gofmt -l .)" || { echo "not formatted by gofmt:"; gofmt -l .; exit 1; }
+	$(GO) vet ./... && $(GO) vet -tags lab ./lab/...
+	bin/staticcheck ./... && bin/staticcheck -tags lab ./lab/...
+	@timeout 120 bin/govulncheck ./...; case $$? in \
+	  0) ;; 3) exit 1 ;; *) echo "govulncheck did NOT run: see above" ;; esac
+
+## fuzz: every fuzz target for FUZZTIME each
+FUZZTIME ?= 20s
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; done
+
+## bench: the figures of docs/performance.md
+bench: setup build
+	LVSGUARD_PRIVILEGED=1 $(GO) test -run '^$$' -bench . -benchtime 1x ./...
+	$(LAB) -v -run '^TestFigure'
+
+## install: the binary, its unit and a commented configuration
+install: build
+	install -D -m 0755 bin/lvsguard $(DESTDIR)$(PREFIX)/sbin/lvsguard
+	install -d -m 0755 $(DESTDIR)$(UNITDIR)
+	sed 's,/usr/sbin/lvsguard,$(PREFIX)/sbin/lvsguard,' deploy/lvsguard.service >$(DESTDIR)$(UNITDIR)/lvsguard.service
+	test -e $(DESTDIR)$(SYSCONFDIR)/lvsguard/lvsguard.yaml || \
+	  install -D -m 0640 deploy/lvsguard.yaml $(DESTDIR)$(SYSCONFDIR)/lvsguard/lvsguard.yaml
+	@echo "Installed. Next: systemctl daemon-reload && systemctl enable --now lvsguard && lvsguard status"
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/lvsguard $(DESTDIR)$(UNITDIR)/lvsguard.service
+
+clean:
+	rm -rf bin lab/out
