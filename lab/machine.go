@@ -126,7 +126,7 @@ func arguments(config Config, kernel Kernel, initrd, kernelLog string) []string 
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-accel", accel, "-cpu", "max", "-smp", strconv.Itoa(or(config.CPUs, 2)), "-m", strconv.Itoa(or(config.MemoryMB, 2048)),
 		"-kernel", kernel.Image, "-initrd", initrd,
-		"-append", "console=ttyS0 panic=-1 quiet mitigations=off",
+		"-append", "console=ttyS0 panic=-1 quiet mitigations=off nokaslr nowatchdog init_on_alloc=0 rcupdate.rcu_expedited=1",
 		"-serial", "file:" + kernelLog,
 		"-chardev", "stdio,id=console,signal=off",
 		"-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console",

@@ -43,6 +43,23 @@ func TestSiteFailsOver(t *testing.T) {
 	}, site.DR4, site.NAT6)
 }
 
+// TestSiteOfManyKinds has every kind of virtual service, and two instances with a master each.
+func TestSiteOfManyKinds(t *testing.T) {
+	config := site.Config{Instances: 2, Services: []site.Service{
+		{Port: 80}, {Port: 8080}, {Instance: 1, Port: 0}, {Port: 81, Mark: 7}, {Port: 53, UDP: true},
+	}}
+	site.Each(t, config, func(t *testing.T, s *site.Site) {
+		if s.MasterOf(0) == s.MasterOf(1) {
+			t.Errorf("%s is master of both instances", s.MasterOf(0).Name)
+		}
+		for i := range 4 {
+			if served := s.Client.GetFrom(s.Target(i), 5); served != 5 {
+				t.Errorf("%s: %d of 5 requests served", s.Key(i), served)
+			}
+		}
+	}, site.DR4, site.DR6)
+}
+
 // TestNightUnguarded is that night: a flood of SYNs from everywhere, and nobody to drop it. Each is a connection.
 func TestNightUnguarded(t *testing.T) {
 	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {

@@ -1,0 +1,164 @@
+package site
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// StartGuard starts lvsguard on this director with this configuration and waits until it answers. Unless the
+// configuration says otherwise, it is told where this director's keepalived.conf is. One that ran before leaves its
+// state to the next.
+func (d *Director) StartGuard(config string) *Process {
+	d.t.Helper()
+	d.configureGuard(config)
+	name, args := d.guardCommand("run", "--config", d.guardConfig())
+	guard := d.Start(name, args...)
+	Wait(d.t, 20*time.Second, "the guard on "+d.Name+" answers", func() bool {
+		if !guard.Running() {
+			d.t.Fatalf("the guard has ended: %s", guard.report())
+		}
+		_, err := d.TryLvsguard("status")
+		return err == nil
+	})
+	return guard
+}
+
+// ReloadGuard gives a running guard another configuration. What it makes of it, its status tells.
+func (d *Director) ReloadGuard(guard *Process, config string) {
+	d.t.Helper()
+	d.configureGuard(config)
+	guard.Signal(unix.SIGHUP)
+}
+
+func (d *Director) guardConfig() string { return filepath.Join(d.Dir, "lvsguard.yaml") }
+
+func (d *Director) configureGuard(config string) {
+	d.t.Helper()
+	if !strings.Contains(config, "keepalived:") {
+		config += fmt.Sprintf("\nkeepalived: {config: %s}\n", d.KeepalivedConf())
+	}
+	if err := os.WriteFile(d.guardConfig(), []byte(config), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// GuardSocket is the guard's control socket on this director.
+func (d *Director) GuardSocket() string { return filepath.Join(d.Dir, "control.sock") }
+
+// GuardState is the guard's state directory on this director.
+func (d *Director) GuardState() string { return filepath.Join(d.Dir, "state") }
+
+// guardCommand is a command line of lvsguard with this director's socket and state.
+func (d *Director) guardCommand(args ...string) (string, []string) {
+	return os.Getenv("LVSGUARD_BIN"), append([]string{"--socket", d.GuardSocket(), "--state-dir", d.GuardState()}, args...)
+}
+
+// Lvsguard runs a command of lvsguard on this director, which must succeed, and gives what it printed.
+func (d *Director) Lvsguard(args ...string) string {
+	d.t.Helper()
+	name, args := d.guardCommand(args...)
+	return d.Run(name, args...)
+}
+
+// TryLvsguard runs a command of lvsguard on this director and gives what it printed. The error has what it complained of.
+func (d *Director) TryLvsguard(args ...string) (string, error) {
+	name, args := d.guardCommand(args...)
+	return d.Try(name, args...)
+}
+
+// Status is what scenarios look at in the output of lvsguard status --json. What is not known is nil.
+type Status struct {
+	Mode  string `json:"mode"`
+	Roles []struct {
+		Instance string `json:"instance"`
+		Role     string `json:"role"`
+	} `json:"roles"`
+	Services []ServiceStatus `json:"services"`
+}
+
+// ServiceStatus is a virtual service in a Status.
+type ServiceStatus struct {
+	Service          string    `json:"service"`
+	Verdict          string    `json:"verdict"`
+	Reason           string    `json:"reason"`
+	Since            time.Time `json:"since"`
+	SYNPerSecond     *float64  `json:"syn_per_second"`
+	SuspectPerSecond *float64  `json:"suspect_per_second"`
+	SuspectShare     *float64  `json:"suspect_share"`
+	DroppedPerSecond *float64  `json:"dropped_per_second"`
+	HalfOpen         *float64  `json:"half_open_connections"`
+	Lease            *struct {
+		By        string    `json:"by"`
+		ExpiresAt time.Time `json:"expires_at"`
+	} `json:"lease"`
+}
+
+// Status asks the guard on this director how things are.
+func (d *Director) Status() Status {
+	d.t.Helper()
+	var status Status
+	d.readJSON(&status, "status", "--json")
+	return status
+}
+
+// Service is the status of the site's service with this index.
+func (d *Director) Service(index int) ServiceStatus {
+	d.t.Helper()
+	status := d.Status()
+	for _, s := range status.Services {
+		if s.Service == d.site.Key(index) {
+			return s
+		}
+	}
+	d.t.Fatalf("%s: status has no service %s: %+v", d.Name, d.site.Key(index), status)
+	panic("unreachable")
+}
+
+// Counters is what scenarios look at in the output of lvsguard counters --json.
+type Counters struct {
+	Services []ServiceCounters `json:"services"`
+	Total    Counts            `json:"total"`
+}
+
+// ServiceCounters are the counters of a virtual service.
+type ServiceCounters struct {
+	Service string `json:"service"`
+	Counts
+}
+
+// Counts are totals since the guard's table was made.
+type Counts struct {
+	SYN     uint64 `json:"syn_packets"`
+	Suspect uint64 `json:"suspect_packets"`
+	Dropped uint64 `json:"dropped_packets"`
+}
+
+// Counters reads the guard's table on this director, the guard dead or alive.
+func (d *Director) Counters() Counters {
+	d.t.Helper()
+	var counters Counters
+	d.readJSON(&counters, "counters", "--json")
+	return counters
+}
+
+func (d *Director) readJSON(into any, args ...string) {
+	d.t.Helper()
+	text := d.Lvsguard(args...)
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		d.t.Fatalf("lvsguard %s: %v\n%s", strings.Join(args, " "), err, text)
+	}
+}
+
+// WaitVerdict waits until the guard says this of the service with this index, and gives how long that took.
+func (d *Director) WaitVerdict(index int, verdict string, limit time.Duration) time.Duration {
+	d.t.Helper()
+	return Wait(d.t, limit, fmt.Sprintf("%s says %q of %s", d.Name, verdict, d.site.Key(index)), func() bool {
+		return d.Service(index).Verdict == verdict
+	})
+}
