@@ -18,7 +18,6 @@ type roles struct {
 	conf      keepalived.Config
 	instances []keepalived.Instance
 	confErr   error
-	read      time.Time            // when the configuration was read
 	stamps    map[string]time.Time // its files and when they were changed
 
 	last    map[string]keepalived.State // as keepalived last reported
@@ -26,22 +25,23 @@ type roles struct {
 	heldAt  time.Time // when the addresses were last known
 }
 
-// load reads keepalived's configuration, or ours in its place.
+// load reads keepalived's configuration, or ours in its place. One that cannot
+// be read, as while it is being written, leaves what is known.
 func (r *roles) load(cfg KeepalivedConfig) {
-	r.conf, r.confErr = keepalived.ReadConfig(cfg.Config, cfg.ConfigID)
-	r.instances = r.conf.Instances
+	conf, err := keepalived.ReadConfig(cfg.Config, cfg.ConfigID)
+	r.stamps = stampsOf(append(slices.Clone(conf.Files), cfg.Config))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("no %s: no VRRP roles are known here", cfg.Config)
+	}
+	if r.confErr = err; err == nil {
+		r.conf, r.instances = conf, conf.Instances
+	}
 	if len(cfg.Instances) > 0 {
-		r.instances = nil
+		r.instances, r.confErr = nil, nil
 		for _, name := range slices.Sorted(maps.Keys(cfg.Instances)) {
 			r.instances = append(r.instances, keepalived.Instance{Name: name, Addresses: cfg.Instances[name]})
 		}
-		// Ours tells the roles; of keepalived's, the services alone were wanted.
-		r.confErr = nil
 	}
-	if errors.Is(r.confErr, fs.ErrNotExist) {
-		r.confErr = fmt.Errorf("no %s: no VRRP roles are known here", cfg.Config)
-	}
-	r.stamps = stampsOf(append(slices.Clone(r.conf.Files), cfg.Config))
 }
 
 // changed says whether a file of keepalived's configuration has changed since
@@ -63,6 +63,9 @@ func stampsOf(files []string) map[string]time.Time {
 
 // report takes what keepalived says. Where addresses tell, they decide.
 func (r *roles) report(e keepalived.Event) {
+	if e.State == keepalived.Unknown {
+		return
+	}
 	if r.last == nil {
 		r.last = make(map[string]keepalived.State)
 	}
