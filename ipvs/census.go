@@ -262,7 +262,7 @@ func (t *tally) read(ctx context.Context, r *bufio.Reader, limit int) (end bool,
 	return false, nil
 }
 
-// count counts an entry. It refuses one whose state is one too many.
+// count counts an entry. It refuses one whose state is none.
 func (t *tally) count(e *entry) bool {
 	if e.template() {
 		t.templates++
@@ -282,14 +282,15 @@ func (t *tally) count(e *entry) bool {
 	return true
 }
 
-// state returns the index of a state's name.
+// state returns the index of a state's name, and false for what is no state or
+// one too many.
 func (t *tally) state(name []byte) (int, bool) {
 	if t.lastState < len(t.states) && t.states[t.lastState] == string(name) {
 		return t.lastState, true
 	}
 	i := slices.IndexFunc(t.states, func(s string) bool { return s == string(name) })
 	if i < 0 {
-		if i = len(t.states); i == maxStates {
+		if i = len(t.states); i == maxStates || !isState(name) {
 			return 0, false
 		}
 		t.states = append(t.states, string(name))

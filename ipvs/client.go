@@ -67,8 +67,9 @@ func (c *Client) Close() error {
 // Services and their totals are always read anew. Real servers take a request
 // for each service, so they are read anew where the service's totals have moved
 // since or there were connections; those of an idle service may be up to 30
-// seconds old, as RealServersAt says. A change of the weights of an idle service
-// is seen that late.
+// seconds old, as RealServersAt says. So a change of an idle service's weights
+// may be seen that late, and its first connection after two seconds, when its
+// totals move.
 //
 // The kernel does not keep its table still for as long as a reading takes: a
 // service may be missing once while others are removed.
@@ -113,11 +114,14 @@ func (c *Client) services(ctx context.Context) (services []Service, err error) {
 	slices.SortFunc(services, func(a, b Service) int { return a.Key.Compare(b.Key) })
 	services = slices.CompactFunc(services, func(a, b Service) bool { return a.Key == b.Key })
 
+	frozen := c.setting("run_estimation") == Setting{Name: "run_estimation", Value: 0}
+	now := time.Now()
 	known := make(map[Key]reading, len(services))
 	for i := range services {
 		s := &services[i]
+		s.Frozen = frozen
 		r, ok := c.known[s.Key]
-		if !ok || r.stats != s.Stats || slices.ContainsFunc(r.rs, RealServer.busy) || time.Now().After(r.until) {
+		if !ok || frozen || r.stats != s.Stats || slices.ContainsFunc(r.rs, RealServer.busy) || now.After(r.until) {
 			if r, err = c.realServers(ctx, s); err != nil {
 				return nil, fmt.Errorf("real servers of %v: %w", s.Key, err)
 			}

@@ -27,7 +27,7 @@ type Defence struct {
 	SecureTCP     Setting // 0 to 3: other timeouts for TCP when memory is short
 	AmemThresh    Setting // pages of free memory below which the three act by themselves
 	AmDropRate    Setting // mode 3 of drop_packet drops one packet in so many
-	RunEstimation Setting // 0: the kernel computes no rates; [Stats.Rates] does not need them
+	RunEstimation Setting // 0: the kernel brings no totals up to date, see [Service.Frozen]
 	ConnReuseMode Setting // what a SYN does whose address and port still have a connection
 	Conntrack     Setting // 1: connections are in nf_conntrack as well
 	SloppyTCP     Setting // 1: any TCP segment makes a connection, not only a SYN
@@ -65,7 +65,7 @@ func (s Setting) Meaning() string {
 	case "am_droprate":
 		return fmt.Sprintf("drop_packet 3 drops one packet in %d", s.Value)
 	case "run_estimation":
-		return pick(s.Value, "the kernel computes no rates", "the kernel computes rates")
+		return pick(s.Value, "totals and rates stand still", "totals and rates are kept up to date")
 	case "conn_reuse_mode":
 		return pick(s.Value,
 			"a SYN from a used port goes to the same real server",
@@ -102,16 +102,24 @@ func (c *Client) Defence() (Defence, error) {
 		Conntrack:     Setting{Name: "conntrack"},
 		SloppyTCP:     Setting{Name: "sloppy_tcp"},
 	}
-	dir := filepath.Join(c.proc, "sys/net/ipv4/vs")
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(c.settings()); errors.Is(err, fs.ErrNotExist) {
 		return Defence{}, fmt.Errorf("read IPVS settings: %w", ErrAbsent)
 	}
 	for _, s := range d.settings() {
-		text, err := os.ReadFile(filepath.Join(dir, s.Name))
-		if err == nil {
-			s.Value, err = strconv.Atoi(strings.TrimSpace(string(text)))
-		}
-		s.Err = err
+		*s = c.setting(s.Name)
 	}
 	return d, nil
 }
+
+func (c *Client) setting(name string) Setting {
+	s := Setting{Name: name}
+	text, err := os.ReadFile(filepath.Join(c.settings(), name))
+	if err == nil {
+		s.Value, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	}
+	s.Err = err
+	return s
+}
+
+// settings is the directory of the settings.
+func (c *Client) settings() string { return filepath.Join(c.proc, "sys/net/ipv4/vs") }

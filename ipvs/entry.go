@@ -1,6 +1,7 @@
 package ipvs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 )
@@ -13,12 +14,11 @@ import (
 //	TCP 2001:0db8:0000:0000:0000:0000:0000:0001 C350 ... 0050 ESTABLISHED     899
 //
 // Addresses of IPv4 are hexadecimal numbers, those of IPv6 have all their eight
-// groups. The two columns at the end are there only with a persistence engine.
+// groups, in lower case. The two columns at the end are there only with a persistence engine.
 type entry struct {
-	protocol   Protocol
 	client     address
 	clientPort uint16
-	virtual    endpoint // what the client asked for; its protocol is protocol
+	virtual    endpoint // what the client asked for
 	state      []byte   // part of the line
 }
 
@@ -43,140 +43,140 @@ func (e *entry) template() bool {
 }
 
 // parse reads a line without its newline, and reports whether it is an entry.
+// Whether the state is one is for the caller to say.
 func (e *entry) parse(line []byte) bool {
-	word, rest := cut(line)
-	var ok bool
-	if e.protocol, ok = parseProtocol(word); !ok {
+	rest, ok := e.parseProtocol(line)
+	if !ok {
 		return false
 	}
-	var port uint64
 	if e.client, rest, ok = parseAddress(rest); !ok {
 		return false
 	}
-	if port, rest, ok = parseHex(rest, 4); !ok {
+	if e.clientPort, rest, ok = parsePort(rest); !ok {
 		return false
 	}
-	e.clientPort = uint16(port)
-	if e.virtual.address, rest, ok = parseAddress(rest); !ok {
+	if e.virtual.address, rest, ok = parseAddress(rest); !ok || e.virtual.v6 != e.client.v6 {
 		return false
 	}
-	if port, rest, ok = parseHex(rest, 4); !ok {
+	if e.virtual.port, rest, ok = parsePort(rest); !ok {
 		return false
 	}
-	e.virtual.port, e.virtual.protocol = uint16(port), e.protocol
 	if _, rest, ok = parseAddress(rest); !ok { // the real server, which may be of the other family
 		return false
 	}
-	if _, rest, ok = parseHex(rest, 4); !ok {
+	if _, rest, ok = parsePort(rest); !ok {
 		return false
 	}
-	e.state, rest = cut(rest)
-	expires, _ := cut(rest)
-	return isState(e.state) && isDecimal(expires) && e.client.v6 == e.virtual.v6
+	n := bytes.IndexByte(rest, ' ')
+	if n < 0 {
+		return false
+	}
+	e.state, rest = rest[:n], rest[n:]
+	return beginsWithNumber(rest)
 }
 
-// cut returns the first word of b and what follows the spaces after it.
-func cut(b []byte) (word, rest []byte) {
-	n := 0
-	for n < len(b) && b[n] != ' ' {
-		n++
+// parseProtocol reads a protocol as ip_vs_proto_name writes it, and the spaces
+// after it. Templates of firewall marks have "IP".
+func (e *entry) parseProtocol(line []byte) (rest []byte, ok bool) {
+	if len(line) < 5 {
+		return nil, false
 	}
-	word, rest = b[:n], b[n:]
-	for len(rest) > 0 && rest[0] == ' ' {
-		rest = rest[1:]
-	}
-	return word, rest
-}
-
-// parseProtocol reads a protocol as ip_vs_proto_name writes it. Templates of
-// firewall marks have "IP".
-func parseProtocol(word []byte) (Protocol, bool) {
-	switch string(word) {
-	case "TCP":
-		return TCP, true
-	case "UDP":
-		return UDP, true
+	switch string(line[:4]) {
+	case "TCP ":
+		e.virtual.protocol = TCP
+	case "UDP ":
+		e.virtual.protocol = UDP
+	case "IP  ":
+		e.virtual.protocol = 0
 	case "SCTP":
-		return SCTP, true
-	case "IP":
-		return 0, true
+		e.virtual.protocol = SCTP
+		return line[5:], line[4] == ' '
+	default:
+		return nil, false
 	}
-	return 0, false
+	return line[4:], true
 }
 
 // parseAddress reads an address and the space after it.
 func parseAddress(b []byte) (a address, rest []byte, ok bool) {
-	if len(b) > 4 && b[4] == ':' {
-		const length = 8*4 + 7
-		if len(b) <= length || b[length] != ' ' {
-			return address{}, nil, false
-		}
-		a.v6 = true
-		var bad byte
-		for group := range 8 {
-			g := b[group*5:]
-			bad |= hex[g[0]] | hex[g[1]] | hex[g[2]] | hex[g[3]]
-			if g[4] != ':' && group < 7 {
-				bad = notHex
+	const length4, length6 = 8, 8*4 + 7
+	switch {
+	case len(b) > length4 && b[length4] == ' ':
+		v, ok := parseHex(binary.BigEndian.Uint64(b), upper)
+		return address{lo: uint64(v)}, b[length4+1:], ok
+	case len(b) > length6 && b[length6] == ' ':
+		var part [4]uint32
+		for i := range part {
+			groups := b[i*10:]
+			digits := uint64(binary.BigEndian.Uint32(groups))<<32 | uint64(binary.BigEndian.Uint32(groups[5:]))
+			if part[i], ok = parseHex(digits, lower); !ok || groups[4] != ':' || i < 3 && groups[9] != ':' {
+				return address{}, nil, false
 			}
-			a.hi = a.hi<<16 | a.lo>>48
-			a.lo = a.lo<<16 | uint64(hex[g[0]])<<12 | uint64(hex[g[1]])<<8 | uint64(hex[g[2]])<<4 | uint64(hex[g[3]])
 		}
-		return a, b[length+1:], bad&notHex == 0
+		hi, lo := uint64(part[0])<<32|uint64(part[1]), uint64(part[2])<<32|uint64(part[3])
+		return address{hi: hi, lo: lo, v6: true}, b[length6+1:], true
 	}
-	a.lo, rest, ok = parseHex(b, 8)
-	return a, rest, ok
+	return address{}, nil, false
 }
 
-// parseHex reads a number of so many hexadecimal digits and the space after it.
-func parseHex(b []byte, digits int) (v uint64, rest []byte, ok bool) {
-	if len(b) <= digits || b[digits] != ' ' {
+// parsePort reads a port and the space after it.
+func parsePort(b []byte) (port uint16, rest []byte, ok bool) {
+	if len(b) < 5 || b[4] != ' ' {
 		return 0, nil, false
 	}
-	var bad byte
-	for _, c := range b[:digits] {
-		d := hex[c]
-		bad |= d
-		v = v<<4 | uint64(d)
-	}
-	return v, b[digits+1:], bad&notHex == 0
+	v, ok := parseHex('0'*ones&^0xffffffff|uint64(binary.BigEndian.Uint32(b)), upper)
+	return uint16(v), b[5:], ok
 }
 
-const notHex = 0x80
+const (
+	ones = 0x0101010101010101 // times a byte: that byte in all eight places
 
-// hex has the value of each hexadecimal digit, and notHex elsewhere.
-var hex = func() (t [256]byte) {
-	for i := range t {
-		t[i] = notHex
+	// The distance from '9' to the digit ten, less one.
+	upper = 'A' - '9' - 1
+	lower = 'a' - '9' - 1
+)
+
+// parseHex reads eight hexadecimal digits of one case, all at once, as most of a
+// census's time would be spent on them one by one. Written again they must be
+// what they were.
+func parseHex(digits uint64, letters uint64) (uint32, bool) {
+	letter := digits >> 6 & ones // 1 for each that is a letter
+	v := digits&(0x0f*ones) + letter*9
+	if v&(0xf0*ones) != 0 {
+		return 0, false
 	}
-	for i, c := range []byte("0123456789abcdef") {
-		t[c] = byte(i)
+	overNine := (v + 6*ones) >> 4 & ones
+	if v+'0'*ones+overNine*letters != digits {
+		return 0, false
 	}
-	for i, c := range []byte("ABCDEF") {
-		t[c] = byte(10 + i)
+	v = (v | v>>4) & 0x00ff00ff00ff00ff
+	v = (v | v>>8) & 0x0000ffff0000ffff
+	return uint32(v | v>>16), true
+}
+
+// beginsWithNumber reports whether b has a decimal number as its first word.
+func beginsWithNumber(b []byte) bool {
+	i := 0
+	for i < len(b) && b[i] == ' ' {
+		i++
 	}
-	return t
-}()
+	first := i
+	for i < len(b) && b[i] >= '0' && b[i] <= '9' {
+		i++
+	}
+	return i > first && (i == len(b) || b[i] == ' ')
+}
 
 // isState reports whether word looks like a state's name: SYN_RECV, INIT1,
-// SHUTDOWN_RECEIVED, ...
-// The kernel has "BUG!" and "ERR!" for what it does not know.
+// SHUTDOWN_RECEIVED, ... The kernel has "BUG!" and "ERR!" for what it does not
+// know.
 func isState(word []byte) bool {
 	for _, c := range word {
-		if (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '_' && c != '-' && c != '!' {
+		if (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '_' && c != '!' {
 			return false
 		}
 	}
 	return len(word) > 0 && len(word) <= 24
-}
-
-func isDecimal(word []byte) bool {
-	for _, c := range word {
-		if c < '0' || c > '9' {
-			return false
-		}
-	}
-	return len(word) > 0
 }
 
 // addressOf returns ip in the census's form.

@@ -38,6 +38,11 @@ type Service struct {
 	OnePacket  bool          // each datagram is scheduled by itself (UDP)
 	Stats      Stats
 
+	// Frozen tells that net.ipv4.vs.run_estimation is 0. The kernel then leaves
+	// all totals as they were when that was set: they and the rates computed
+	// from them are not known.
+	Frozen bool
+
 	// RealServers is ordered by address. They are read each time while the
 	// service is in use; those of an idle service may have been read earlier,
 	// at RealServersAt: see [Client.Services].
@@ -75,9 +80,10 @@ func (rs RealServer) busy() bool {
 	return rs.ActiveConn != 0 || rs.InActConn != 0 || rs.PersistConn != 0
 }
 
-// Stats are totals since the service or real server was made. They are 64 bits
-// wide; on kernels before 4.1 they wrap at 32. In the forwarding methods DR and
-// TUN answers do not pass the director, so PacketsOut and BytesOut stay zero.
+// Stats are totals since the service or real server was made. The kernel brings
+// them up to date every two seconds. They are 64 bits wide; on kernels before 4.1
+// they wrap at 32. In the forwarding methods DR and TUN answers do not pass the
+// director, so PacketsOut and BytesOut stay zero.
 type Stats struct {
 	Connections           uint64
 	PacketsIn, PacketsOut uint64
@@ -91,9 +97,12 @@ type Rates struct {
 	BytesIn, BytesOut     float64
 }
 
-// Rates returns the rates between an earlier reading prev and s, dt apart. It
-// returns false if they cannot be known: dt is not positive, or a total went
-// back, so that the service was made again or its counters zeroed in between.
+// Rates returns the rates between an earlier reading prev and s, dt apart. As
+// totals move in steps of two seconds, so do rates over less than that.
+//
+// It returns false if the rates cannot be known: dt is not positive, or a total
+// went back, because the service was made again or its counters were zeroed. Of
+// a service that is Frozen they are not known either.
 func (s Stats) Rates(prev Stats, dt time.Duration) (Rates, bool) {
 	if dt <= 0 ||
 		s.Connections < prev.Connections ||

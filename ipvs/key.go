@@ -134,13 +134,19 @@ func (k *Key) UnmarshalText(text []byte) error {
 // Compare orders services by address, port and protocol, IPv4 before IPv6, and
 // puts firewall marks after all addresses.
 func (k Key) Compare(o Key) int {
-	return cmp.Or(
-		cmp.Compare(min(k.Mark, 1), min(o.Mark, 1)),
-		k.Addr.Compare(o.Addr),
-		cmp.Compare(k.Protocol, o.Protocol),
-		compareBool(k.IPv6, o.IPv6),
-		cmp.Compare(k.Mark, o.Mark),
-	)
+	if c := compareBool(k.Mark != 0, o.Mark != 0); c != 0 {
+		return c
+	}
+	if c := k.Addr.Compare(o.Addr); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(k.Protocol, o.Protocol); c != 0 {
+		return c
+	}
+	if c := compareBool(k.IPv6, o.IPv6); c != 0 {
+		return c
+	}
+	return cmp.Compare(k.Mark, o.Mark)
 }
 
 func compareBool(a, b bool) int {

@@ -14,14 +14,17 @@ import (
 type sketch struct {
 	counters []counter
 	index    map[address]int32 // of counters
-	heap     []int32           // a binary heap of indices of counters, the least count first
+	heap     []int32           // a binary heap of indices of counters, the least rank first
 }
 
 type counter struct {
 	address
 	count     int // at most
 	inherited int // of count
-	place     int // in the heap
+
+	// rank is count as it was when the counter was last put into its place in
+	// the heap. To count costs nothing there: ranks are mended at the top.
+	rank int
 }
 
 func newSketch(capacity int) *sketch {
@@ -33,67 +36,60 @@ func newSketch(capacity int) *sketch {
 }
 
 func (s *sketch) add(a address) {
-	i, ok := s.index[a]
-	switch {
-	case ok:
+	if i, ok := s.index[a]; ok {
 		s.counters[i].count++
-	case len(s.counters) < cap(s.counters):
-		i = int32(len(s.counters))
-		s.counters = append(s.counters, counter{address: a, count: 1, place: len(s.heap)})
-		s.heap = append(s.heap, i)
-		s.index[a] = i
-		s.rise(i) // no count is less than 1
 		return
-	default:
-		i = s.heap[0]
-		least := &s.counters[i]
-		delete(s.index, least.address)
-		*least = counter{address: a, count: least.count + 1, inherited: least.count}
-		s.index[a] = i
 	}
-	s.sink(i)
+	if i := len(s.counters); i < cap(s.counters) {
+		// All ranks are 1 until the first counter is replaced, so the end of the
+		// heap is its place.
+		s.counters = append(s.counters, counter{address: a, count: 1, rank: 1})
+		s.heap = append(s.heap, int32(i))
+		s.index[a] = int32(i)
+		return
+	}
+	least := s.least()
+	c := &s.counters[least]
+	delete(s.index, c.address)
+	s.index[a] = least
+	*c = counter{address: a, count: c.count + 1, inherited: c.count, rank: c.rank}
 }
 
-// rise moves counter i up the heap to its place.
-func (s *sketch) rise(i int32) {
-	place := s.counters[i].place
-	for place > 0 {
-		parent := (place - 1) / 2
-		if s.countAt(parent) <= s.counters[i].count {
-			break
+// least returns the index of the counter with the least count, at the top of
+// the heap.
+func (s *sketch) least() int32 {
+	for {
+		top := s.heap[0]
+		c := &s.counters[top]
+		if c.rank == c.count {
+			return top
 		}
-		s.put(place, s.heap[parent])
-		place = parent
+		c.rank = c.count
+		s.sink()
 	}
-	s.put(place, i)
 }
 
-// sink moves counter i down the heap to its place.
-func (s *sketch) sink(i int32) {
-	place := s.counters[i].place
+// sink moves the counter at the top of the heap down to its place.
+func (s *sketch) sink() {
+	i, place := s.heap[0], 0
 	for {
 		child := 2*place + 1
 		if child >= len(s.heap) {
 			break
 		}
-		if right := child + 1; right < len(s.heap) && s.countAt(right) < s.countAt(child) {
+		if right := child + 1; right < len(s.heap) && s.rankAt(right) < s.rankAt(child) {
 			child = right
 		}
-		if s.counters[i].count <= s.countAt(child) {
+		if s.counters[i].rank <= s.rankAt(child) {
 			break
 		}
-		s.put(place, s.heap[child])
+		s.heap[place] = s.heap[child]
 		place = child
 	}
-	s.put(place, i)
-}
-
-func (s *sketch) countAt(place int) int { return s.counters[s.heap[place]].count }
-
-func (s *sketch) put(place int, i int32) {
 	s.heap[place] = i
-	s.counters[i].place = place
 }
+
+func (s *sketch) rankAt(place int) int { return s.counters[s.heap[place]].rank }
 
 // sources returns what was counted, those with most for certain first.
 func (s *sketch) sources(v4, v6 int) []Source {

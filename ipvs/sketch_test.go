@@ -45,7 +45,7 @@ func TestSketchFindsHeavySources(t *testing.T) {
 		}
 	}
 	for i := range s.heap {
-		if s.counters[s.heap[i]].place != i || i > 0 && s.countAt((i-1)/2) > s.countAt(i) {
+		if s.rankAt(i) > s.counters[s.heap[i]].count || i > 0 && s.rankAt((i-1)/2) > s.rankAt(i) {
 			t.Fatalf("the heap is out of order at %d", i)
 		}
 	}
