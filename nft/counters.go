@@ -34,10 +34,9 @@ type ServiceCounters struct {
 	Suspect    Count            // those with a signature, dropped ones included: the sum of Signatures
 	Signatures map[string]Count // by signature; a SYN counts for the first that it matches
 	Dropped    Count
-	// Fragment is the number of TCP fragments to the service's address, but
-	// for first fragments that show that they are no SYN. Later fragments
-	// carry no ports, so that all services of one address show the same
-	// figure.
+	// Fragment is the number of TCP fragments to the service's address, SYNs
+	// among them, which are not in SYN. Most fragments carry no ports, so
+	// that all services of one address show the same figure.
 	Fragment Count
 }
 

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"net/netip"
@@ -46,7 +47,8 @@ func attribute(b []byte, kind uint16) (value []byte, found bool) {
 	return value, found && err == nil
 }
 
-// appendElements decodes one message of a dump of s.
+// appendElements decodes one message of a dump of s. For a set of sources it
+// appends the ends of intervals, which joinIntervals makes prefixes of.
 func (s setSpec) appendElements(elements []Element, message []byte) ([]Element, error) {
 	if len(message) < 4 {
 		return nil, errMalformed
@@ -57,32 +59,26 @@ func (s setSpec) appendElements(elements []Element, message []byte) ([]Element, 
 	}
 	var failed error
 	err := attributes(list, func(_ uint16, value []byte) {
-		e, end, err := s.decode(value)
-		switch {
-		case err != nil:
+		e, err := s.decode(value)
+		if err != nil {
 			failed = err
-		case s.role != roleAllowed:
-			elements = append(elements, e)
-		case !end:
-			elements = append(elements, e)
-		case len(elements) > 0:
-			// The end of an interval is the first address after it.
-			last := &elements[len(elements)-1]
-			last.Source = prefixBetween(last.Source.Addr(), e.Source.Addr())
+			return
 		}
+		elements = append(elements, e)
 	})
-	return elements, errors.Join(err, failed)
+	return elements, cmp.Or(err, failed)
 }
 
-func (s setSpec) decode(b []byte) (e Element, end bool, err error) {
-	var failed error
-	err = attributes(b, func(kind uint16, v []byte) {
+func (s setSpec) decode(b []byte) (Element, error) {
+	var e Element
+	failed := errMalformed // until there is a key
+	err := attributes(b, func(kind uint16, v []byte) {
 		switch kind {
 		case unix.NFTA_SET_ELEM_KEY:
 			key, _ := attribute(v, unix.NFTA_DATA_VALUE)
 			e.Service, failed = s.parseKey(key)
 		case unix.NFTA_SET_ELEM_FLAGS:
-			end = len(v) == 4 && binary.BigEndian.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			e.end = len(v) == 4 && binary.BigEndian.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		case unix.NFTA_SET_ELEM_TIMEOUT:
 			e.Timeout = milliseconds(v)
 		case unix.NFTA_SET_ELEM_EXPIRATION:
@@ -92,18 +88,33 @@ func (s setSpec) decode(b []byte) (e Element, end bool, err error) {
 			e.Count = parseCounter(data)
 		}
 	})
-	if failed == nil && !e.Service.IsValid() {
-		failed = errMalformed
-	}
-	if s.role == roleAllowed && failed == nil {
-		a := e.Service.Addr()
-		// What has no end reaches to the last address.
-		e = Element{Source: prefixBetween(a, netip.Addr{})}
-		if end {
-			e = Element{Source: netip.PrefixFrom(a, a.BitLen())}
+	return e, cmp.Or(err, failed)
+}
+
+// joinIntervals makes prefixes of the ends of intervals, in any order. An end
+// is the first address after an interval; the last interval may have none.
+func joinIntervals(ends []Element) []Element {
+	slices.SortFunc(ends, func(a, b Element) int {
+		if order := a.Service.Compare(b.Service); order != 0 || a.end == b.end {
+			return order
 		}
+		if a.end { // one interval ends where the next begins
+			return -1
+		}
+		return +1
+	})
+	var sources []Element
+	for i, e := range ends {
+		if e.end {
+			continue
+		}
+		var next netip.Addr
+		if i+1 < len(ends) {
+			next = ends[i+1].Service.Addr()
+		}
+		sources = append(sources, Element{Source: prefixBetween(e.Service.Addr(), next)})
 	}
-	return e, end, errors.Join(err, failed)
+	return sources
 }
 
 // key is the address, and behind it the port padded to 4 bytes.
@@ -167,11 +178,6 @@ func prefixBetween(first, end netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(first, first.BitLen())
 }
 
-func compareElements(a, b Element) int {
-	if a.Source.IsValid() {
-		return a.Source.Compare(b.Source)
-	}
-	return a.Service.Compare(b.Service)
+func sortElements(elements []Element) {
+	slices.SortFunc(elements, func(a, b Element) int { return a.Service.Compare(b.Service) })
 }
-
-func sortElements(elements []Element) { slices.SortFunc(elements, compareElements) }

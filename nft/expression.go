@@ -36,9 +36,10 @@ type field struct {
 var (
 	fieldHeaderLength = field{text: "ip hdrlength", base: expr.PayloadBaseNetworkHeader, offset: 0, len: 1, mask: 0x0f}
 	fieldFragment     = field{text: "ip frag-off & 0x3fff", base: expr.PayloadBaseNetworkHeader, offset: 6, len: 2, mask: 0x3fff}
+	fieldOffset       = field{text: "ip frag-off & 0x1fff", base: expr.PayloadBaseNetworkHeader, offset: 6, len: 2, mask: 0x1fff}
 	fieldNextHeader   = field{text: "ip6 nexthdr", base: expr.PayloadBaseNetworkHeader, offset: 6, len: 1}
-	fieldSourcePort   = field{text: "tcp sport", base: expr.PayloadBaseTransportHeader, offset: 0, len: 2}
 	fieldPort         = field{text: "tcp dport", base: expr.PayloadBaseTransportHeader, offset: 2, len: 2}
+	fieldHeaderOffset = field{text: "frag frag-off", len: 2, mask: 0xfff8, shift: 3} // loaded by loadFragmentOffset
 	fieldDataOffset   = field{text: "tcp doff", base: expr.PayloadBaseTransportHeader, offset: 12, len: 1, mask: 0xf0, shift: 4}
 	fieldFlags        = field{text: "tcp flags", base: expr.PayloadBaseTransportHeader, offset: 13, len: 1, mask: flagFIN | flagSYN | flagRST | flagACK}
 	fieldWindow       = field{text: "tcp window", base: expr.PayloadBaseTransportHeader, offset: 14, len: 2}
@@ -61,36 +62,36 @@ type family struct {
 	source, target field
 	length, ttl    field
 	portRegister   uint32
-	unfragmented   func() []expr.Any
-	fragmented     func() []expr.Any
+	fragmented     func() []expr.Any // a fragment, whichever
+	laterFragment  func() []expr.Any // one but the first
 }
 
 var ipv4 = &family{
-	digit:        "4",
-	nfproto:      unix.NFPROTO_IPV4,
-	size:         4,
-	minLength:    40,
-	source:       field{text: "ip saddr", base: expr.PayloadBaseNetworkHeader, offset: 12, len: 4},
-	target:       field{text: "ip daddr", base: expr.PayloadBaseNetworkHeader, offset: 16, len: 4},
-	length:       field{text: "ip length", base: expr.PayloadBaseNetworkHeader, offset: 2, len: 2},
-	ttl:          field{text: "ip ttl", base: expr.PayloadBaseNetworkHeader, offset: 8, len: 1},
-	portRegister: registerPort4,
-	unfragmented: func() []expr.Any { return equal(fieldFragment, 0) },
-	fragmented:   func() []expr.Any { return compare(fieldFragment, expr.CmpOpNeq, 0) },
+	digit:         "4",
+	nfproto:       unix.NFPROTO_IPV4,
+	size:          4,
+	minLength:     40,
+	source:        field{text: "ip saddr", base: expr.PayloadBaseNetworkHeader, offset: 12, len: 4},
+	target:        field{text: "ip daddr", base: expr.PayloadBaseNetworkHeader, offset: 16, len: 4},
+	length:        field{text: "ip length", base: expr.PayloadBaseNetworkHeader, offset: 2, len: 2},
+	ttl:           field{text: "ip ttl", base: expr.PayloadBaseNetworkHeader, offset: 8, len: 1},
+	portRegister:  registerPort4,
+	fragmented:    func() []expr.Any { return compare(fieldFragment, expr.CmpOpNeq, 0) },
+	laterFragment: func() []expr.Any { return compare(fieldOffset, expr.CmpOpNeq, 0) },
 }
 
 var ipv6 = &family{
-	digit:        "6",
-	nfproto:      unix.NFPROTO_IPV6,
-	size:         16,
-	minLength:    20,
-	source:       field{text: "ip6 saddr", base: expr.PayloadBaseNetworkHeader, offset: 8, len: 16},
-	target:       field{text: "ip6 daddr", base: expr.PayloadBaseNetworkHeader, offset: 24, len: 16},
-	length:       field{text: "ip6 length", base: expr.PayloadBaseNetworkHeader, offset: 4, len: 2},
-	ttl:          field{text: "ip6 hoplimit", base: expr.PayloadBaseNetworkHeader, offset: 7, len: 1},
-	portRegister: registerPort6,
-	unfragmented: func() []expr.Any { return fragmentHeader(false) },
-	fragmented:   func() []expr.Any { return fragmentHeader(true) },
+	digit:         "6",
+	nfproto:       unix.NFPROTO_IPV6,
+	size:          16,
+	minLength:     20,
+	source:        field{text: "ip6 saddr", base: expr.PayloadBaseNetworkHeader, offset: 8, len: 16},
+	target:        field{text: "ip6 daddr", base: expr.PayloadBaseNetworkHeader, offset: 24, len: 16},
+	length:        field{text: "ip6 length", base: expr.PayloadBaseNetworkHeader, offset: 4, len: 2},
+	ttl:           field{text: "ip6 hoplimit", base: expr.PayloadBaseNetworkHeader, offset: 7, len: 1},
+	portRegister:  registerPort6,
+	fragmented:    fragmentHeader,
+	laterFragment: fragmentHeaderOffset,
 }
 
 var families = []*family{ipv4, ipv6}
@@ -126,16 +127,25 @@ func fromLoopback() []expr.Any {
 	}
 }
 
-// fragmentHeader matches IPv6 packets with, or without, a fragment header.
-func fragmentHeader(present bool) []expr.Any {
-	var want byte
-	if present {
-		want = 1
-	}
+// loadFragmentHeader and loadFragmentOffset ask for an IPv6 fragment header,
+// RFC 8200 section 4.5: whether there is one, and its offset.
+func loadFragmentHeader() *expr.Exthdr {
+	return &expr.Exthdr{DestRegister: registerScratch, Type: unix.IPPROTO_FRAGMENT, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, Op: expr.ExthdrOpIpv6}
+}
+
+func loadFragmentOffset() *expr.Exthdr {
+	return &expr.Exthdr{DestRegister: registerScratch, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6}
+}
+
+func fragmentHeader() []expr.Any {
 	return []expr.Any{
-		&expr.Exthdr{DestRegister: registerScratch, Type: unix.IPPROTO_FRAGMENT, Len: 1, Flags: unix.NFT_EXTHDR_F_PRESENT, Op: expr.ExthdrOpIpv6},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: registerScratch, Data: []byte{want}},
+		loadFragmentHeader(),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: registerScratch, Data: []byte{1}},
 	}
+}
+
+func fragmentHeaderOffset() []expr.Any {
+	return append([]expr.Any{loadFragmentOffset()}, compare(fieldHeaderOffset, expr.CmpOpNeq, 0)[1:]...)
 }
 
 func (f field) load(register uint32) expr.Any {
@@ -171,8 +181,8 @@ func between(f field, lowest, highest uint16) []expr.Any {
 }
 
 // readable matches packets that carry the whole of f. It can be asked because
-// the kernel ends a rule at a field that the packet is too short for, or that
-// is in another fragment.
+// the kernel ends a rule at a field that the packet is too short for. (Later
+// fragments are no exception: what lies in f's place there is read as f.)
 func readable(f field) []expr.Any { return compare(f, expr.CmpOpGte, 0) }
 
 // loadKey puts a packet's destination into registerKey: the address, and the
@@ -183,6 +193,14 @@ func (f *family) loadKey(every bool) []expr.Any {
 		return key
 	}
 	return append(key, fieldPort.load(f.portRegister))
+}
+
+// key is loadKey for a rule that has not asked for family and TCP yet.
+func (f *family) key(every bool) []expr.Any {
+	if every {
+		return slices.Concat(f.is(), f.loadKey(every))
+	}
+	return slices.Concat(f.is(), isTCP(), f.loadKey(every))
 }
 
 func (f *family) loadSource() []expr.Any { return []expr.Any{f.source.load(registerKey)} }

@@ -194,7 +194,7 @@ func (k *kernel) flush(generation uint32) (uint32, error) {
 	return afterNext(generation), nil
 }
 
-// elements reads a set of services.
+// elements reads a set, sorted.
 func (k *kernel) elements(s setSpec) ([]Element, error) {
 	answers, err := k.execute(unix.NFT_MSG_GETSETELEM, netlink.Dump,
 		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: append([]byte(tableName), 0)},
@@ -209,6 +209,10 @@ func (k *kernel) elements(s setSpec) ([]Element, error) {
 			return nil, fmt.Errorf("read set %s: %w", s.name(), err)
 		}
 	}
+	if s.role == roleAllowed {
+		return joinIntervals(elements), nil
+	}
+	sortElements(elements)
 	return elements, nil
 }
 
@@ -268,7 +272,6 @@ func (k *kernel) state() (State, error) {
 			if set.Elements, err = k.elements(spec); err != nil {
 				return s, err
 			}
-			sortElements(set.Elements)
 		}
 		if m, ok := parseMark(h.Comment); ok {
 			s.Since, s.Layout = m.since, m.layout

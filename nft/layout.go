@@ -117,38 +117,51 @@ const priority = -310
 
 // newLayout makes the layout for cfg, which is valid.
 //
-// A rule costs by its expressions, a set by its lookup, so that the way of
-// each packet is as short as it can be: all but SYNs leave at the first rule,
-// a SYN to no service after one lookup a kind of key, and the last signature's
-// rule looks for a lease itself. There are no named counters for what the sets
-// count already; a flood would pay for them with each packet.
+// A rule costs by its expressions and a set by its lookup, so that the way of
+// each packet is as short as it can be: established connections leave before
+// anything is looked up, and the last signature's rule looks for a lease
+// itself. There are no named counters for what the sets count already: a flood
+// would pay for them with each packet. Fragments go apart before any TCP field
+// is read, as the kernel reads TCP fields in later fragments too, wherever
+// these begin.
 func newLayout(cfg Config) layout {
 	l := layout{
 		counters: []string{counterLoopback, counterAllowed},
 		allowed:  allowed(cfg.Allow),
 	}
 	pre := chain{name: chainPrerouting, rules: []rule{
-		ruleOf("all but SYNs, nearly everything, leaves here", isTCP(), compare(fieldFlags, expr.CmpOpNeq, flagSYN), accept()),
 		ruleOf("", isNotTCP(), accept()),
-		ruleOf("", fromLoopback(), count(counterLoopback), accept()),
 	}}
 	for _, f := range families {
 		if len(l.allowed[f]) > 0 {
-			s := setSpec{role: roleAllowed, family: f}
-			l.sets = append(l.sets, s)
-			pre.rules = append(pre.rules, ruleOf("", f.is(), f.loadSource(), in(s.name()), count(counterAllowed), accept()))
-		}
-	}
-	for _, f := range families {
-		for _, every := range []bool{false, true} {
-			l.addServices(&pre, cfg.Signatures, f, every)
+			l.sets = append(l.sets, setSpec{role: roleAllowed, family: f})
 		}
 	}
 	for _, f := range families {
 		l.addFragments(&pre, f)
 	}
+	pre.rules = append(pre.rules, ruleOf("nearly everything leaves here",
+		isTCP(), compare(fieldFlags, expr.CmpOpNeq, flagSYN), accept()))
+	pre.rules = append(pre.rules, l.passFirst(families...)...)
+	for _, f := range families {
+		for _, every := range []bool{false, true} {
+			l.addServices(&pre, cfg.Signatures, f, every)
+		}
+	}
 	l.chains = append(l.chains, pre)
 	return l
+}
+
+// passFirst is what passes before any service is looked up.
+func (l *layout) passFirst(of ...*family) []rule {
+	rules := []rule{ruleOf("", fromLoopback(), count(counterLoopback), accept())}
+	for _, f := range of {
+		if len(l.allowed[f]) > 0 {
+			s := setSpec{role: roleAllowed, family: f}
+			rules = append(rules, ruleOf("", f.is(), f.loadSource(), in(s.name()), count(counterAllowed), accept()))
+		}
+	}
+	return rules
 }
 
 // addServices adds what services of one family and kind need. IPVS looks for
@@ -164,16 +177,12 @@ func (l *layout) addServices(pre *chain, signatures []Signature, f *family, ever
 	if every {
 		kind += "any"
 	}
-	key := f.loadKey(every)
-	if !every {
-		key = slices.Concat(isTCP(), key)
-	}
 	syn := chain{name: "syn" + kind}
-	pre.rules = append(pre.rules, ruleOf("", f.is(), f.unfragmented(), key, in(set(roleService, "")), goTo(syn.name)))
+	pre.rules = append(pre.rules, ruleOf("", f.key(every), in(set(roleService, "")), goTo(syn.name)))
 
 	armed, dropped := set(roleArmed, ""), set(roleDropped, "")
 	dropArmed := slices.Concat(in(armed), in(dropped), drop())
-	verdict := chain{name: "armed" + kind, rules: []rule{ruleOf("", f.is(), key, dropArmed)}}
+	verdict := chain{name: "armed" + kind, rules: []rule{ruleOf("", f.key(every), dropArmed)}}
 
 	// A SYN counts for the first signature that it matches, so that each rule
 	// but the last must leave the chain whether the service is armed or not.
@@ -208,17 +217,18 @@ func (l *layout) addServices(pre *chain, signatures []Signature, f *family, ever
 func (l *layout) addFragments(pre *chain, f *family) {
 	s := setSpec{role: roleFragment, family: f}
 	l.sets = append(l.sets, s)
-	c := chain{name: s.name(), rules: []rule{
-		ruleOf("the whole TCP header is there", f.is(), isTCP(), readable(fieldUrgent), accept()),
-	}}
+	c := chain{name: s.name(), rules: append(l.passFirst(f),
+		ruleOf("counted, whatever comes then", f.is(), f.loadKey(true), in(s.name())),
+		ruleOf("", f.is(), f.laterFragment(), accept()),
+		ruleOf("first fragments with the TCP header", isTCP(), readable(fieldUrgent), accept()),
+	)}
 	for _, every := range []bool{false, true} {
 		armed := setSpec{role: roleArmed, family: f, every: every}.name()
 		dropped := setSpec{role: roleDropped, family: f, every: every}.name()
-		c.rules = append(c.rules, ruleOf("a first fragment that hides it",
-			f.is(), isTCP(), readable(fieldSourcePort), f.loadKey(every), in(armed), in(dropped), drop()))
+		c.rules = append(c.rules, ruleOf("", f.key(every), in(armed), in(dropped), drop()))
 	}
 	l.chains = append(l.chains, c)
-	pre.rules = append(pre.rules, ruleOf("", f.is(), f.fragmented(), f.loadKey(true), in(s.name()), goTo(c.name)))
+	pre.rules = append(pre.rules, ruleOf("", f.is(), f.fragmented(), goTo(c.name)))
 }
 
 // layoutVersion changes when the kernel's side of the same text changes.

@@ -66,13 +66,7 @@ func (r *renderer) expression(e expr.Any) {
 	case *expr.Bitwise:
 		r.bitwise(e)
 	case *expr.Exthdr:
-		want := *fragmentHeader(true)[0].(*expr.Exthdr)
-		want.DestRegister = e.DestRegister
-		if *e != want {
-			r.unknown(e)
-			return
-		}
-		r.registers[e.DestRegister] = operand{text: "exthdr frag", kind: ofFragmentHeader}
+		r.exthdr(e)
 	case *expr.Cmp:
 		r.cmp(e)
 	case *expr.Lookup:
@@ -109,10 +103,10 @@ func (r *renderer) meta(e *expr.Meta) {
 
 // fields are those that render knows by name, by family.
 func fields(f *family) []field {
-	tcp := []field{fieldSourcePort, fieldPort, fieldDataOffset, fieldFlags, fieldWindow, fieldUrgent}
+	tcp := []field{fieldPort, fieldDataOffset, fieldFlags, fieldWindow, fieldUrgent}
 	switch f {
 	case ipv4:
-		tcp = append(tcp, fieldHeaderLength, fieldFragment)
+		tcp = append(tcp, fieldHeaderLength, fieldFragment, fieldOffset)
 	case ipv6:
 		tcp = append(tcp, fieldNextHeader)
 	default:
@@ -135,16 +129,36 @@ func (r *renderer) payload(e *expr.Payload) {
 	r.registers[e.DestRegister] = operand{}
 }
 
-// bitwise is only ever a mask, and each masked field has one.
+func (r *renderer) exthdr(e *expr.Exthdr) {
+	header, offset := loadFragmentHeader(), loadFragmentOffset()
+	header.DestRegister, offset.DestRegister = e.DestRegister, e.DestRegister
+	o := operand{}
+	switch *e {
+	case *header:
+		o = operand{text: "exthdr frag", kind: ofFragmentHeader}
+	case *offset:
+		o = operand{text: fieldHeaderOffset.text, kind: ofField, field: fieldHeaderOffset}
+	default:
+		r.unknown(e)
+	}
+	r.registers[e.DestRegister] = o
+}
+
+// bitwise is only ever a mask. A field may be known by several.
 func (r *renderer) bitwise(e *expr.Bitwise) {
 	o := r.registers[e.SourceRegister]
-	if o.kind != ofField || e.DestRegister != e.SourceRegister || o.mask == 0 ||
-		!bytes.Equal(e.Mask, o.bytes(o.mask)) || !bytes.Equal(e.Xor, o.bytes(0)) {
-		r.unknown(e)
-		o = operand{}
+	masked := operand{}
+	for _, f := range append(fields(r.family), fieldHeaderOffset) {
+		same := o.kind == ofField && !o.masked && f.base == o.base && f.offset == o.offset && f.len == o.len
+		if same && f.mask != 0 && bytes.Equal(e.Mask, f.bytes(f.mask)) && bytes.Equal(e.Xor, f.bytes(0)) {
+			masked = operand{text: f.text, kind: ofField, field: f, masked: true}
+		}
 	}
-	o.masked = true
-	r.registers[e.DestRegister] = o
+	if masked.kind == ofUnknown || e.DestRegister != e.SourceRegister {
+		r.unknown(e)
+		masked = operand{}
+	}
+	r.registers[e.DestRegister] = masked
 }
 
 func (r *renderer) cmp(e *expr.Cmp) {
@@ -163,8 +177,6 @@ func (r *renderer) cmp(e *expr.Cmp) {
 		r.say(`iif "lo"`)
 	case o.kind == ofFragmentHeader && eq && bytes.Equal(e.Data, []byte{1}):
 		r.say("exthdr frag exists")
-	case o.kind == ofFragmentHeader && eq && bytes.Equal(e.Data, []byte{0}):
-		r.say("exthdr frag missing")
 	case o.kind == ofField && len(e.Data) == int(o.len) && o.len <= 2 && o.masked == (o.mask != 0):
 		r.cmpField(o, e)
 	default:
@@ -191,8 +203,6 @@ func (r *renderer) cmpField(o operand, e *expr.Cmp) {
 	case o.field.text == fieldNextHeader.text && op == "" && v == tcpProtocol:
 		r.tcp = true
 		r.say("%s tcp", o.text)
-	case o.field.text == fieldFragment.text && op == "":
-		r.say("%s == %d", o.text, v)
 	case e.Op == expr.CmpOpLte && last >= 0 && strings.HasPrefix(r.words[last], o.text+" >= "):
 		r.words[last] = fmt.Sprintf("%s-%d", strings.Replace(r.words[last], ">= ", "", 1), v)
 	default:

@@ -44,6 +44,8 @@ type Element struct {
 	Count   Count
 	Timeout time.Duration // 0: the set's
 	Expires time.Duration // remaining; 0: never
+
+	end bool // while it is decoded: the end of an interval
 }
 
 // Chain is a chain with its rules.
