@@ -15,11 +15,23 @@ func (d *Director) StartKeepalived() {
 	}
 }
 
+// ConfigureKeepalived writes keepalived's configuration, as there is before it starts for the first time.
+func (d *Director) ConfigureKeepalived() {
+	d.t.Helper()
+	if err := d.configureKeepalived(); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *Director) configureKeepalived() error {
+	return os.WriteFile(d.KeepalivedConf(), []byte(d.configuration()), 0o600)
+}
+
 func (d *Director) startKeepalived() error {
-	if err := os.WriteFile(d.KeepalivedConf(), []byte(d.configuration()), 0o600); err != nil {
+	err := d.configureKeepalived()
+	if err != nil {
 		return err
 	}
-	var err error
 	d.Keepalived, err = d.start("keepalived", "--dont-fork", "--log-console", "--log-detail", "--use-file", d.KeepalivedConf())
 	return err
 }
