@@ -31,7 +31,8 @@ type Config struct {
 
 	// Stdin and Stdout are the commands' standard files. If both are terminals, the guest's console becomes one as well,
 	// and what is typed, Ctrl-C included, goes there.
-	Stdin, Stdout *os.File
+	Stdin  io.Reader
+	Stdout io.Writer
 }
 
 // rootModules bring a guest to its root and its console, guestModules are what a director works with.
@@ -76,12 +77,7 @@ func Run(ctx context.Context, config Config) (status int, err error) {
 
 	kernelLog := filepath.Join(work, "kernel.log")
 	qemu := exec.CommandContext(ctx, "qemu-system-x86_64", arguments(config, kernel, initrd, kernelLog)...)
-	if config.Stdin != nil {
-		qemu.Stdin = config.Stdin
-	}
-	if config.Stdout != nil {
-		qemu.Stdout = config.Stdout
-	}
+	qemu.Stdin, qemu.Stdout = config.Stdin, config.Stdout
 	var complaints bytes.Buffer
 	qemu.Stderr = &complaints
 	qemu.SysProcAttr = &syscall.SysProcAttr{
@@ -196,9 +192,11 @@ func goTool(ctx context.Context, args ...string) error {
 
 // terminalOf describes the terminal at the other end, or gives nil if there is none. QEMU makes it raw and may be killed
 // before it can undo that: restore does.
-func terminalOf(in, out *os.File) (terminal *Terminal, restore func()) {
+func terminalOf(stdin io.Reader, stdout io.Writer) (terminal *Terminal, restore func()) {
 	restore = func() {}
-	if in == nil || out == nil {
+	in, inFile := stdin.(*os.File)
+	out, outFile := stdout.(*os.File)
+	if !inFile || !outFile {
 		return nil, restore
 	}
 	settings, err := unix.IoctlGetTermios(int(in.Fd()), unix.TCGETS)

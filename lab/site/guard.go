@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// StartGuard starts lvsguard on this director with this configuration and waits until it answers. Unless the
+// StartGuard starts lvsguard on this director with this configuration and waits until it has looked around. Unless the
 // configuration says otherwise, it is told where this director's keepalived.conf is. One that ran before leaves its
 // state to the next.
 func (d *Director) StartGuard(config string) *Process {
@@ -19,12 +19,12 @@ func (d *Director) StartGuard(config string) *Process {
 	d.configureGuard(config)
 	name, args := d.guardCommand("run", "--config", d.guardConfig())
 	guard := d.Start(name, args...)
-	Wait(d.t, 20*time.Second, "the guard on "+d.Name+" answers", func() bool {
+	Wait(d.t, 20*time.Second, "the guard on "+d.Name+" knows its services", func() bool {
 		if !guard.Running() {
 			d.t.Fatalf("the guard has ended: %s", guard.report())
 		}
-		_, err := d.TryLvsguard("status")
-		return err == nil
+		status, err := d.status()
+		return err == nil && status.Mode != ""
 	})
 	return guard
 }
@@ -72,6 +72,13 @@ func (d *Director) TryLvsguard(args ...string) (string, error) {
 	return d.Try(name, args...)
 }
 
+// AttachLvsguard runs a command of lvsguard on this director with the test's own standard files, and gives its exit status.
+func (d *Director) AttachLvsguard(args ...string) int {
+	d.t.Helper()
+	name, args := d.guardCommand(args...)
+	return d.Attach(name, args...)
+}
+
 // Status is what scenarios look at in the output of lvsguard status --json. What is not known is nil.
 type Status struct {
 	Mode  string `json:"mode"`
@@ -102,22 +109,29 @@ type ServiceStatus struct {
 // Status asks the guard on this director how things are.
 func (d *Director) Status() Status {
 	d.t.Helper()
-	var status Status
-	d.readJSON(&status, "status", "--json")
+	status, err := d.status()
+	if err != nil {
+		d.t.Fatal(err)
+	}
 	return status
 }
 
-// Service is the status of the site's service with this index.
+func (d *Director) status() (Status, error) {
+	var status Status
+	err := d.readJSON(&status, "status", "--json")
+	return status, err
+}
+
+// Service is the status of the site's service with this index. One that the guard does not know has no verdict.
 func (d *Director) Service(index int) ServiceStatus {
 	d.t.Helper()
-	status := d.Status()
-	for _, s := range status.Services {
-		if s.Service == d.site.Key(index) {
+	key := d.site.Key(index)
+	for _, s := range d.Status().Services {
+		if s.Service == key {
 			return s
 		}
 	}
-	d.t.Fatalf("%s: status has no service %s: %+v", d.Name, d.site.Key(index), status)
-	panic("unreachable")
+	return ServiceStatus{Service: key}
 }
 
 // Counters is what scenarios look at in the output of lvsguard counters --json.
@@ -143,16 +157,21 @@ type Counts struct {
 func (d *Director) Counters() Counters {
 	d.t.Helper()
 	var counters Counters
-	d.readJSON(&counters, "counters", "--json")
+	if err := d.readJSON(&counters, "counters", "--json"); err != nil {
+		d.t.Fatal(err)
+	}
 	return counters
 }
 
-func (d *Director) readJSON(into any, args ...string) {
-	d.t.Helper()
-	text := d.Lvsguard(args...)
-	if err := json.Unmarshal([]byte(text), into); err != nil {
-		d.t.Fatalf("lvsguard %s: %v\n%s", strings.Join(args, " "), err, text)
+func (d *Director) readJSON(into any, args ...string) error {
+	text, err := d.TryLvsguard(args...)
+	if err != nil {
+		return err
 	}
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		return fmt.Errorf("lvsguard %s: %w\n%s", strings.Join(args, " "), err, text)
+	}
+	return nil
 }
 
 // WaitVerdict waits until the guard says this of the service with this index, and gives how long that took.

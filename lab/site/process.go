@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +38,7 @@ func (h *Host) start(name string, args ...string) (*Process, error) {
 	defer log.Close()
 	p := &Process{Log: log.Name(), host: h, command: exec.Command(name, args...), ended: make(chan struct{})}
 	p.command.Stdout, p.command.Stderr = log, log
+	p.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the program on the terminal alone
 	if err := h.Do(p.command.Start); err != nil {
 		return nil, fmt.Errorf("%s: start %s: %w", h.Name, name, err)
 	}
@@ -46,6 +48,19 @@ func (h *Host) start(name string, args ...string) (*Process, error) {
 	}()
 	h.processes = append(h.processes, p)
 	return p, nil
+}
+
+// Attach runs a program on this host with the test's own standard files, a terminal if lab was given -tty, and gives its
+// exit status.
+func (h *Host) Attach(name string, args ...string) int {
+	h.t.Helper()
+	command := exec.Command(name, args...)
+	command.Stdin, command.Stdout, command.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := h.Do(command.Start); err != nil {
+		h.t.Fatal(err)
+	}
+	_ = command.Wait() // how it ended is in ProcessState
+	return command.ProcessState.ExitCode()
 }
 
 // Signal sends a signal. One that has ended gets none.

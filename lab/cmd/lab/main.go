@@ -44,7 +44,7 @@ func main() {
 	flag.BoolVar(&o.verbose, "v", false, "show each test and what it logs")
 	flag.BoolVar(&o.terminal, "tty", false, "give the tests this terminal")
 	flag.BoolVar(&o.exec, "exec", false, "run the arguments as a command, on this terminal")
-	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "end a boot that takes longer")
+	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "end a boot that takes longer; 0: never")
 	flag.IntVar(&o.memoryMB, "memory", 2048, "the guest's memory in `MiB`")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)
@@ -161,11 +161,18 @@ func (o options) test(ctx context.Context, work string) (int, error) {
 }
 
 func (o options) boot(ctx context.Context, commands ...lab.Command) (int, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("still running after %s, see -timeout", o.timeout))
-	defer cancel()
+	if o.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("still running after %s, see -timeout", o.timeout))
+		defer cancel()
+	}
 	config := lab.Config{Commands: commands, Output: o.output, Accel: o.accel, MemoryMB: o.memoryMB, Stdout: os.Stdout}
 	if o.terminal {
 		config.Stdin = os.Stdin
+	} else if !o.verbose {
+		p := newProgress(os.Stdout)
+		defer p.close()
+		config.Stdout = p
 	}
 	return lab.Run(ctx, config)
 }
@@ -173,8 +180,8 @@ func (o options) boot(ctx context.Context, commands ...lab.Command) (int, error)
 func (o options) command(b binary, work, run, skip string) lab.Command {
 	// The machine's own deadline is the one that counts: a test binary that panics loses the guest's kernel log.
 	args := []string{b.file, "-test.timeout=0", "-test.run=" + run, "-test.skip=" + skip}
-	if o.verbose {
-		args = append(args, "-test.v")
+	if !o.terminal {
+		args = append(args, "-test.v") // what the user did not ask for, progress takes out again
 	}
 	return lab.Command{Args: args, Dir: b.directory, Env: o.environment(work)}
 }
