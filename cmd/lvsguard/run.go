@@ -66,7 +66,13 @@ func (a *app) guard(ctx context.Context, file string) error {
 	return err
 }
 
-func openTable(cfg nft.Config) (guard.Table, error) { return nft.Open(cfg) }
+func openTable(cfg nft.Config) (guard.Table, error) {
+	table, err := nft.Open(cfg)
+	if err != nil {
+		return nil, err // not a nil *nft.Table, which is no nil Table
+	}
+	return table, nil
+}
 
 // reloadOnHangup reads the configuration again at every SIGHUP. What is wrong
 // with it, the guard itself says.
