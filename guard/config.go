@@ -347,8 +347,8 @@ func (c *Config) fill(raw rawConfig) error {
 	if c.Journal.MaxBytes < 64<<10 {
 		return badKey("want at least 65536 bytes", "journal", "max_bytes")
 	}
-	if c.Journal.Keep < 1 || c.Journal.Keep > 100 {
-		return badKey("want 1 to 100 files", "journal", "keep")
+	if c.Journal.Keep < 1 || c.Journal.Keep > maxJournalKeep {
+		return badKey(fmt.Sprintf("want 1 to %d files", maxJournalKeep), "journal", "keep")
 	}
 	for name, addrs := range c.Keepalived.Instances {
 		if len(addrs) == 0 {

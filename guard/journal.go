@@ -67,9 +67,16 @@ type Journal struct {
 	size int64
 }
 
-// journalQueue is more than a burst of every service changing at once on a
-// large director.
-const journalQueue = 4096
+const (
+	// journalQueue is more than a burst of every service changing at once on a
+	// large director.
+	journalQueue = 4096
+	// journalBatch is so small that a batch does not fill the smallest file that
+	// can be configured.
+	journalBatch = 128
+	// maxJournalKeep bounds JournalConfig.Keep.
+	maxJournalKeep = 100
+)
 
 const journalName = "journal.jsonl"
 
@@ -147,7 +154,7 @@ func (j *Journal) Run(ctx context.Context) error {
 // batch takes what else is queued, so that one fsync serves all.
 func (j *Journal) batch(first Entry) []Entry {
 	entries := []Entry{first}
-	for range cap(j.queue) {
+	for len(entries) < journalBatch {
 		select {
 		case e := <-j.queue:
 			entries = append(entries, e)
@@ -192,17 +199,8 @@ func (j *Journal) write(entries []Entry) {
 // append adds whole lines. A write that ends in the middle of a line, on a
 // full disk, is taken back.
 func (j *Journal) append(text []byte, cfg JournalConfig) error {
-	if j.file == nil {
-		f, err := openAppend(filepath.Join(j.dir, journalName))
-		if err != nil {
-			return fmt.Errorf("open journal: %w", err)
-		}
-		size, err := f.Seek(0, io.SeekEnd)
-		if err != nil {
-			f.Close()
-			return fmt.Errorf("open journal: %w", err)
-		}
-		j.file, j.size = f, size
+	if err := j.open(); err != nil {
+		return fmt.Errorf("open journal: %w", err)
 	}
 	if j.size > 0 && j.size+int64(len(text)) > cfg.MaxBytes {
 		if err := j.rotate(cfg); err != nil {
@@ -224,21 +222,56 @@ func (j *Journal) append(text []byte, cfg JournalConfig) error {
 	return nil
 }
 
+// open opens the file, if it is not open. A last line without its end, left by
+// a guard that died in the middle of it, is ended, so that it spoils no other.
+func (j *Journal) open() error {
+	if j.file != nil {
+		return nil
+	}
+	f, err := openAppend(journalFile(j.dir, 0))
+	if err != nil {
+		return err
+	}
+	size, err := endLine(f)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	j.file, j.size = f, size
+	return nil
+}
+
+func endLine(f *os.File) (size int64, err error) {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return 0, err
+	}
+	var last [1]byte
+	if _, err := f.ReadAt(last[:], info.Size()-1); err != nil || last[0] == '\n' {
+		return info.Size(), err
+	}
+	n, err := f.Write([]byte{'\n'})
+	return info.Size() + int64(n), err
+}
+
 func (j *Journal) rotate(cfg JournalConfig) error {
-	if err := j.file.Close(); err != nil {
+	err := j.file.Close()
+	j.file = nil
+	if err != nil {
 		return fmt.Errorf("rotate journal: %w", err)
 	}
-	j.file = nil
 	for i := cfg.Keep; i >= 1; i-- {
 		err := os.Rename(journalFile(j.dir, i-1), journalFile(j.dir, i))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("rotate journal: %w", err)
 		}
 	}
+	// What a longer Keep has left.
+	for i := cfg.Keep + 1; os.Remove(journalFile(j.dir, i)) == nil; i++ {
+	}
 	return nil
 }
 
-// journalFile is the i-th oldest file; 0 is the one being written.
+// journalFile is the i-th file, the newest first; 0 is the one being written.
 func journalFile(dir string, i int) string {
 	name := filepath.Join(dir, journalName)
 	if i > 0 {
@@ -247,27 +280,24 @@ func journalFile(dir string, i int) string {
 	return name
 }
 
-// openAppend opens a file of the state directory for writing, and follows no
+// openAppend opens a file of the state directory for appending, and follows no
 // link: the directory could be shared with somebody less careful.
 func openAppend(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
+	return os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NOFOLLOW, 0o640)
 }
 
 // maxJournalLine bounds what a reader takes for one entry.
 const maxJournalLine = 1 << 20
+
+var errLongLine = fmt.Errorf("it has more than %d bytes, and is no entry", maxJournalLine)
 
 // ReadJournal yields the entries in dir that are not older than since, the
 // oldest first. A line that cannot be read is an error of its own; those after
 // it still come.
 func ReadJournal(dir string, since time.Time) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		names, err := filepath.Glob(journalFile(dir, 0) + ".*")
-		if err != nil {
-			yield(Entry{}, err)
-			return
-		}
 		var found bool
-		for i := len(names); i >= 0; i-- {
+		for i := maxJournalKeep; i >= 0; i-- {
 			f, err := os.Open(journalFile(dir, i))
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
@@ -290,22 +320,46 @@ func ReadJournal(dir string, since time.Time) iter.Seq2[Entry, error] {
 }
 
 func readEntries(f *os.File, since time.Time, yield func(Entry, error) bool) (more bool) {
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, maxJournalLine)
-	for n := 1; lines.Scan(); n++ {
-		var e Entry
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			if !yield(Entry{}, fmt.Errorf("%s, line %d: %w", f.Name(), n, err)) {
-				return false
-			}
-			continue
+	lines := bufio.NewReaderSize(f, maxJournalLine)
+	for n := 1; ; n++ {
+		line, err := readLine(lines)
+		if errors.Is(err, io.EOF) {
+			return true
 		}
-		if !e.Time.Before(since) && !yield(e, nil) {
+		var e Entry
+		if err == nil {
+			err = json.Unmarshal(line, &e)
+		} else if !errors.Is(err, errLongLine) {
+			return yield(Entry{}, fmt.Errorf("read journal: %w", err))
+		}
+		switch {
+		case err != nil:
+			more = yield(Entry{}, fmt.Errorf("%s, line %d: %w", f.Name(), n, err))
+		case e.Time.Before(since):
+			more = true
+		default:
+			more = yield(e, nil)
+		}
+		if !more {
 			return false
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return yield(Entry{}, fmt.Errorf("%s: %w", f.Name(), err))
+}
+
+// readLine returns the next line, which is valid until the next call, or
+// io.EOF. A line that is too long is passed over as a whole.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = r.ReadSlice('\n')
+		}
+		if err == nil || errors.Is(err, io.EOF) {
+			return nil, errLongLine
+		}
 	}
-	return true
+	if len(line) > 0 && errors.Is(err, io.EOF) {
+		err = nil // the last line has no end
+	}
+	return bytes.TrimSuffix(line, []byte("\n")), err
 }
