@@ -19,12 +19,19 @@ func (d *Director) StartGuard(config string) *Process {
 	d.configureGuard(config)
 	name, args := d.guardCommand("run", "--config", d.guardConfig())
 	guard := d.Start(name, args...)
+	var problem error
+	defer func() {
+		if problem != nil {
+			d.t.Log(problem)
+		}
+	}()
 	Wait(d.t, 20*time.Second, "the guard on "+d.Name+" knows its services", func() bool {
 		if !guard.Running() {
-			d.t.Fatalf("the guard has ended: %s", guard.report())
+			d.t.Fatal("the guard has ended")
 		}
-		status, err := d.status()
-		return err == nil && status.Mode != ""
+		var status Status
+		status, problem = d.status()
+		return problem == nil && status.Mode != ""
 	})
 	return guard
 }
