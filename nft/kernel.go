@@ -165,7 +165,7 @@ func afterNext(generation uint32) uint32 {
 	return generation
 }
 
-var table = &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+var nftTable = &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
 
 // present tells whether there is a table.
 func (k *kernel) present() (bool, error) {
@@ -222,7 +222,7 @@ func (k *kernel) sets() ([]*nftables.Set, error) {
 	if err := k.begin(); err != nil {
 		return nil, err
 	}
-	sets, err := k.library.GetSets(table)
+	sets, err := k.library.GetSets(nftTable)
 	if err != nil {
 		return nil, fmt.Errorf("read the sets: %w", explain(err))
 	}
@@ -234,7 +234,7 @@ func (k *kernel) counters() ([]NamedCounter, error) {
 	if err := k.begin(); err != nil {
 		return nil, err
 	}
-	objects, err := k.library.GetObjects(table)
+	objects, err := k.library.GetObjects(nftTable)
 	if err != nil {
 		return nil, fmt.Errorf("read the named counters: %w", explain(err))
 	}
@@ -298,7 +298,7 @@ func (k *kernel) chains() ([]Chain, error) {
 		if err := k.begin(); err != nil {
 			return nil, err
 		}
-		rules, err := k.library.GetRules(table, h)
+		rules, err := k.library.GetRules(nftTable, h)
 		if err != nil {
 			return nil, fmt.Errorf("read chain %s: %w", h.Name, explain(err))
 		}
@@ -357,7 +357,7 @@ func (s setSpec) keyType() nftables.SetDatatype {
 
 func (s setSpec) set() *nftables.Set {
 	set := &nftables.Set{
-		Table:        table,
+		Table:        nftTable,
 		Name:         s.name(),
 		KeyType:      s.keyType(),
 		KeyByteOrder: binaryutil.BigEndian,
@@ -373,10 +373,10 @@ func (s setSpec) set() *nftables.Set {
 // queueTable queues a new table with everything in it.
 func (k *kernel) queueTable(l layout, m mark, counters map[string]Count, elements map[setSpec][]Element) {
 	k.queued = true
-	k.library.AddTable(table)
+	k.library.AddTable(nftTable)
 	for _, name := range l.counters {
 		c := counters[name]
-		k.library.AddObj(&nftables.CounterObj{Table: table, Name: name, Packets: c.Packets, Bytes: c.Bytes})
+		k.library.AddObj(&nftables.CounterObj{Table: nftTable, Name: name, Packets: c.Packets, Bytes: c.Bytes})
 	}
 	for _, spec := range l.sets {
 		set := spec.set()
@@ -392,7 +392,7 @@ func (k *kernel) queueTable(l layout, m mark, counters map[string]Count, element
 	}
 	chains := make([]*nftables.Chain, len(l.chains))
 	for i, c := range l.chains {
-		chains[i] = &nftables.Chain{Name: c.name, Table: table}
+		chains[i] = &nftables.Chain{Name: c.name, Table: nftTable}
 		if c.name == chainPrerouting {
 			policy := nftables.ChainPolicyAccept
 			chains[i].Type = nftables.ChainTypeFilter
@@ -404,7 +404,7 @@ func (k *kernel) queueTable(l layout, m mark, counters map[string]Count, element
 	}
 	for i, c := range l.chains {
 		for _, r := range c.rules {
-			rule := &nftables.Rule{Table: table, Chain: chains[i], Exprs: r.exprs}
+			rule := &nftables.Rule{Table: nftTable, Chain: chains[i], Exprs: r.exprs}
 			if r.comment != "" {
 				rule.UserData = userdata.AppendString(nil, userdata.TypeComment, r.comment)
 			}
@@ -418,7 +418,7 @@ var markedSet = setSpec{role: roleService, family: ipv4}
 
 func (k *kernel) queueDelete() {
 	k.queued = true
-	k.library.DelTable(table)
+	k.library.DelTable(nftTable)
 }
 
 func (k *kernel) queueElements(s setSpec, remove, add []Element) {

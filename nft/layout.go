@@ -194,7 +194,7 @@ func (l *layout) addServices(pre *chain, signatures []Signature, f *family, ever
 	for _, s := range signatures {
 		suspect := set(roleSuspect, s.Name)
 		for _, m := range s.match(f) {
-			alternatives = append(alternatives, alternative{m, suspect})
+			alternatives = append(alternatives, alternative{slices.Concat(f.is(), s.protocol(f), m), suspect})
 		}
 	}
 	for i, a := range alternatives {

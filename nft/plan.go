@@ -2,7 +2,6 @@ package nft
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -150,18 +149,17 @@ func (h holding) carried(s setSpec, services []netip.AddrPort, leases map[netip.
 	return wanted
 }
 
-// keep returns the leases of services, of those in a table and of those that
-// this process gave and the table has lost.
+// keep returns the leases of services: those that a table holds, and those that
+// this process has given and the table has lost.
 func keep(services []netip.AddrPort, held map[netip.AddrPort]time.Duration, given map[netip.AddrPort]time.Time, now time.Time) map[netip.AddrPort]time.Duration {
-	all := maps.Clone(held)
-	for service, end := range given {
-		if _, ok := all[service]; !ok && end.Sub(now) >= MinLease {
-			all[service] = end.Sub(now)
-		}
-	}
-	kept := make(map[netip.AddrPort]time.Duration, len(all))
+	kept := map[netip.AddrPort]time.Duration{}
 	for _, service := range services {
-		if d, ok := all[service]; ok {
+		d, ok := held[service]
+		if end, was := given[service]; !ok && was {
+			d = end.Sub(now)
+			ok = d >= MinLease
+		}
+		if ok {
 			kept[service] = min(max(d, MinLease), MaxLease)
 		}
 	}

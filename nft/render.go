@@ -15,11 +15,29 @@ import (
 // vocabulary is written in square brackets, so that no two rules of which one
 // is ours ever read the same.
 func render(exprs []expr.Any) string {
-	r := renderer{registers: map[uint32]operand{}}
+	return (&renderer{}).render(exprs)
+}
+
+func (r *renderer) render(exprs []expr.Any) string {
+	r.registers = map[uint32]operand{}
 	for _, e := range exprs {
 		r.expression(e)
 	}
-	return strings.Join(r.words, " ")
+	var words []string
+	for _, w := range r.words {
+		// nft leaves out what follows from the fields that are named.
+		if !(w.family != nil && r.familyUsed || w.tcp && r.tcpUsed) {
+			words = append(words, w.text)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// word is a part of a rule's text.
+type word struct {
+	text   string
+	family *family // it says only that this is the family
+	tcp    bool    // it says only that this is TCP
 }
 
 // operand is what a register holds.
@@ -42,19 +60,23 @@ const (
 )
 
 type renderer struct {
-	words     []string
+	words     []word
 	registers map[uint32]operand
-	family    *family // nil until the rule has asked for one
-	tcp       bool    // the rule has asked for TCP
+
+	family              *family // nil until the rule has asked for one
+	tcp                 bool    // the rule has asked for TCP
+	familyUsed, tcpUsed bool    // a field has been named since
 }
 
 func (r *renderer) say(format string, args ...any) {
-	r.words = append(r.words, fmt.Sprintf(format, args...))
+	r.words = append(r.words, word{text: fmt.Sprintf(format, args...)})
 }
 
-func (r *renderer) unknown(e expr.Any) {
+func (r *renderer) unknown(e expr.Any) { r.say("[%s]", describe(e)) }
+
+func describe(e expr.Any) string {
 	text := fmt.Sprintf("%T%+v", e, e)
-	r.say("[%s]", strings.TrimPrefix(strings.ReplaceAll(text, "&", ""), "*expr."))
+	return strings.TrimPrefix(strings.ReplaceAll(text, "&", ""), "*expr.")
 }
 
 func (r *renderer) expression(e expr.Any) {
@@ -122,6 +144,11 @@ func (r *renderer) payload(e *expr.Payload) {
 		}
 		if *e == *f.load(e.DestRegister).(*expr.Payload) {
 			r.registers[e.DestRegister] = operand{text: f.text, kind: ofField, field: f}
+			if f.base == expr.PayloadBaseTransportHeader {
+				r.tcpUsed = true
+			} else {
+				r.familyUsed = true
+			}
 			return
 		}
 	}
@@ -136,8 +163,10 @@ func (r *renderer) exthdr(e *expr.Exthdr) {
 	switch *e {
 	case *header:
 		o = operand{text: "exthdr frag", kind: ofFragmentHeader}
+		r.familyUsed = r.family == ipv6
 	case *offset:
 		o = operand{text: fieldHeaderOffset.text, kind: ofField, field: fieldHeaderOffset}
+		r.familyUsed = r.family == ipv6
 	default:
 		r.unknown(e)
 	}
@@ -166,11 +195,12 @@ func (r *renderer) cmp(e *expr.Cmp) {
 	eq := e.Op == expr.CmpOpEq
 	switch {
 	case o.kind == ofProtocolFamily && eq && bytes.Equal(e.Data, []byte{ipv4.nfproto}):
-		r.family = ipv4
+		r.askFamily(ipv4, "ipv4")
 	case o.kind == ofProtocolFamily && eq && bytes.Equal(e.Data, []byte{ipv6.nfproto}):
-		r.family = ipv6
+		r.askFamily(ipv6, "ipv6")
 	case o.kind == ofProtocol && eq && bytes.Equal(e.Data, []byte{tcpProtocol}):
-		r.tcp = true
+		r.tcp, r.tcpUsed = true, false
+		r.words = append(r.words, word{text: "meta l4proto tcp", tcp: true})
 	case o.kind == ofProtocol && e.Op == expr.CmpOpNeq && bytes.Equal(e.Data, []byte{tcpProtocol}):
 		r.say("meta l4proto != tcp")
 	case o.kind == ofInterface && eq && bytes.Equal(e.Data, binary.NativeEndian.AppendUint32(nil, loopback)):
@@ -179,9 +209,16 @@ func (r *renderer) cmp(e *expr.Cmp) {
 		r.say("exthdr frag exists")
 	case o.kind == ofField && len(e.Data) == int(o.len) && o.len <= 2 && o.masked == (o.mask != 0):
 		r.cmpField(o, e)
+	case o.text != "":
+		r.say("[%s %s]", o.text, describe(e))
 	default:
 		r.unknown(e)
 	}
+}
+
+func (r *renderer) askFamily(f *family, name string) {
+	r.family, r.familyUsed = f, false
+	r.words = append(r.words, word{text: "meta nfproto " + name, family: f})
 }
 
 func (r *renderer) cmpField(o operand, e *expr.Cmp) {
@@ -203,8 +240,8 @@ func (r *renderer) cmpField(o operand, e *expr.Cmp) {
 	case o.field.text == fieldNextHeader.text && op == "" && v == tcpProtocol:
 		r.tcp = true
 		r.say("%s tcp", o.text)
-	case e.Op == expr.CmpOpLte && last >= 0 && strings.HasPrefix(r.words[last], o.text+" >= "):
-		r.words[last] = fmt.Sprintf("%s-%d", strings.Replace(r.words[last], ">= ", "", 1), v)
+	case e.Op == expr.CmpOpLte && last >= 0 && strings.HasPrefix(r.words[last].text, o.text+" >= "):
+		r.words[last].text = fmt.Sprintf("%s-%d", strings.Replace(r.words[last].text, ">= ", "", 1), v)
 	default:
 		r.say("%s %s%d", o.text, op, v)
 	}

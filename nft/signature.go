@@ -119,20 +119,25 @@ func (s Signature) String() string {
 	alternatives := s.match(ipv4)
 	texts := make([]string, len(alternatives))
 	for i, a := range alternatives {
-		texts[i] = render(a)
+		texts[i] = (&renderer{family: ipv4, tcp: true}).render(a)
 	}
 	return strings.Join(texts, " or ")
 }
 
-// match returns what s asks of a SYN, as alternatives of which at most one
-// need be tried after another: one for each range of ports. A set of ports
-// would be one more set to read, and signatures have few.
-func (s Signature) match(f *family) [][]expr.Any {
-	terms := slices.Concat(f.is(), isTCP())
+// protocol asks for TCP. Where the IPv6 payload length matters, extension
+// headers, which are a part of it, are ruled out.
+func (s Signature) protocol(f *family) []expr.Any {
 	if f == ipv6 && (s.Length != nil || s.Options == NoOptions) {
-		// Extension headers are part of the payload length.
-		terms = slices.Concat(f.is(), equal(fieldNextHeader, tcpProtocol))
+		return equal(fieldNextHeader, tcpProtocol)
 	}
+	return isTCP()
+}
+
+// match returns what s asks of a TCP SYN of the family, as alternatives: one
+// for each range of ports. A set of ports would be one more set to read, and
+// signatures have few.
+func (s Signature) match(f *family) [][]expr.Any {
+	var terms []expr.Any
 	if s.Window != nil {
 		terms = append(terms, between(fieldWindow, s.Window.Min, s.Window.Max)...)
 	}

@@ -197,18 +197,23 @@ func (s State) structure() string {
 
 // firstDifference tells where two structures differ, in words.
 func firstDifference(held, wanted string) string {
-	h, w := strings.Split(held, "\n"), strings.Split(wanted, "\n")
+	h, w := lines(held), lines(wanted)
 	block := "the table"
 	for i := range min(len(h), len(w)) {
-		if h[i] == w[i] {
-			if line := strings.TrimSuffix(w[i], " {"); line != w[i] {
-				block = strings.TrimSpace(line)
-			}
-			continue
+		if h[i] != w[i] {
+			return fmt.Sprintf("%s has %q and not %q", block, strings.TrimSpace(h[i]), strings.TrimSpace(w[i]))
 		}
-		return fmt.Sprintf("%s has %q and not %q", block, strings.TrimSpace(h[i]), strings.TrimSpace(w[i]))
+		if header, opens := strings.CutSuffix(w[i], " {"); opens && i > 0 {
+			block = strings.TrimSpace(header)
+		} else if w[i] == "\t}" {
+			block = "the table"
+		}
 	}
 	return fmt.Sprintf("%s ends early or late", block)
+}
+
+func lines(text string) []string {
+	return slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return line == "" })
 }
 
 // state is the layout as the kernel would hold it, without services.

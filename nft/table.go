@@ -149,7 +149,7 @@ func (t *Table) plan(services []netip.AddrPort, generation uint32) (Changed, map
 	held := state.holding()
 	leases := keep(services, held.leases(), t.leases, now)
 	changed := Changed{Change: Unchanged, Leases: len(leases)}
-	changed.Removed, changed.Added = difference(held.services(), services)
+	changed.Removed, changed.Added = without(held.services(), services), without(services, held.services())
 
 	if reason := t.differs(state); reason != "" {
 		if held.since.IsZero() {
@@ -199,16 +199,21 @@ func (t *Table) differs(s State) string {
 	}
 }
 
-// difference tells which services are only in a and which only in b.
-func difference(a, b []netip.AddrPort) (onlyA, onlyB []netip.AddrPort) {
-	return without(a, b), without(b, a)
+// without returns what is in a and not in b, both sorted.
+func without(a, b []netip.AddrPort) []netip.AddrPort {
+	var rest []netip.AddrPort
+	for _, s := range a {
+		if !contains(b, s) {
+			rest = append(rest, s)
+		}
+	}
+	return rest
 }
 
-func without(a, b []netip.AddrPort) []netip.AddrPort {
-	return slices.DeleteFunc(slices.Clone(a), func(s netip.AddrPort) bool {
-		_, found := slices.BinarySearchFunc(b, s, netip.AddrPort.Compare)
-		return found
-	})
+// contains searches a sorted list.
+func contains(sorted []netip.AddrPort, s netip.AddrPort) bool {
+	_, found := slices.BinarySearchFunc(sorted, s, netip.AddrPort.Compare)
+	return found
 }
 
 // Check tells whether the table still is as Ensure left it: nil, ErrAbsent or
@@ -312,7 +317,7 @@ func (t *Table) changeLeases(services []netip.AddrPort, add func(setSpec) []Elem
 			if err != nil {
 				return err
 			}
-			held[s] = slices.DeleteFunc(elements, func(e Element) bool { return !slices.Contains(services, e.Service) })
+			held[s] = slices.DeleteFunc(elements, func(e Element) bool { return !contains(services, e.Service) })
 		}
 		for _, s := range armedSets {
 			t.kernel.queueElements(s, held[s], add(s))
