@@ -1,2 +1,2 @@
-// Package live shows a lab site to a person: go run ./lab/cmd/lab -tty -timeout 0 ./lab/live.
+// Package live shows a lab site to a person: go run ./lab/cmd/lab -live.
 package live

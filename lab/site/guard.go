@@ -2,6 +2,7 @@ package site
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,19 +20,24 @@ func (d *Director) StartGuard(config string) *Process {
 	d.configureGuard(config)
 	name, args := d.guardCommand("run", "--config", d.guardConfig())
 	guard := d.Start(name, args...)
-	var problem error
+	problem := errors.New("it has not sampled anything yet")
+	ready := false
 	defer func() {
-		if problem != nil {
-			d.t.Log(problem)
+		if !ready {
+			d.t.Logf("the guard on %s: %v", d.Name, problem)
+			guard.Signal(unix.SIGQUIT) // makes Go write where every goroutine is
 		}
 	}()
 	Wait(d.t, 20*time.Second, "the guard on "+d.Name+" knows its services", func() bool {
 		if !guard.Running() {
 			d.t.Fatal("the guard has ended")
 		}
-		var status Status
-		status, problem = d.status()
-		return problem == nil && status.Mode != ""
+		status, err := d.status()
+		if err != nil {
+			problem = err
+		}
+		ready = err == nil && status.Mode != ""
+		return ready
 	})
 	return guard
 }

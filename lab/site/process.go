@@ -50,7 +50,7 @@ func (h *Host) start(name string, args ...string) (*Process, error) {
 	return p, nil
 }
 
-// Attach runs a program on this host with the test's own standard files, a terminal if lab was given -tty, and gives its
+// Attach runs a program on this host with the test's own standard files, a terminal under lab -live, and gives its
 // exit status.
 func (h *Host) Attach(name string, args ...string) int {
 	h.t.Helper()
@@ -112,5 +112,5 @@ func (p *Process) report() string {
 		return err.Error()
 	}
 	lines := strings.SplitAfter(string(text), "\n")
-	return fmt.Sprintf("%s: %s:\n%s", p.host.Name, p.command, strings.Join(lines[max(0, len(lines)-30):], ""))
+	return fmt.Sprintf("%s: %s:\n%s", p.host.Name, p.command, strings.Join(lines[max(0, len(lines)-500):], ""))
 }

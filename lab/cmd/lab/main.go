@@ -22,14 +22,17 @@ import (
 
 const usage = `Usage:
   lab [flags] [package ...]         run the packages' tests in a guest (default: ./lab/scenario)
-  lab [flags] -exec command [...]   run a command in a guest
+  lab [flags] -exec command [...]   run a command in a guest, on this terminal
+  lab -live                         show a site under flood
 
 Flags:
 `
 
+const module = "github.com/lvsguard/lvsguard"
+
 type options struct {
 	run, variants, output, accel string
-	verbose, terminal, exec      bool
+	verbose, live, exec          bool
 	timeout                      time.Duration
 	memoryMB                     int
 	arguments                    []string
@@ -38,12 +41,12 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.run, "run", "", "run only the tests that match this `regexp`, as go test does")
-	flag.StringVar(&o.variants, "variants", "", "run the scenarios on these site `variants` (dr4,nat4,tun4,dr6,nat6,tun6 or all), and not on their own choice")
+	flag.StringVar(&o.variants, "variant", "", "run the scenarios on these site `variants` (dr4,nat4,tun4,dr6,nat6,tun6 or all), and not on their own choice")
 	flag.StringVar(&o.output, "output", "", "the `directory` that tests may write to, as LVSGUARD_OUTPUT")
 	flag.StringVar(&o.accel, "accel", "tcg", "QEMU's accelerator; kvm is tried with a short boot first")
 	flag.BoolVar(&o.verbose, "v", false, "show each test and what it logs")
-	flag.BoolVar(&o.terminal, "tty", false, "give the tests this terminal")
-	flag.BoolVar(&o.exec, "exec", false, "run the arguments as a command, on this terminal")
+	flag.BoolVar(&o.live, "live", false, "show a site under flood on this terminal, until Ctrl-C")
+	flag.BoolVar(&o.exec, "exec", false, "run the arguments as a command")
 	flag.DurationVar(&o.timeout, "timeout", 15*time.Minute, "end a boot that takes longer; 0: never")
 	flag.IntVar(&o.memoryMB, "memory", 2048, "the guest's memory in `MiB`")
 	flag.Usage = func() {
@@ -89,7 +92,6 @@ func (o options) execute(ctx context.Context) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		o.terminal = true
 		return o.boot(ctx, lab.Command{Args: o.arguments, Dir: here, Env: o.environment(work)})
 	}
 	return o.test(ctx, work)
@@ -118,8 +120,11 @@ func (o options) environment(work string) []string {
 // test runs all tests that leave no trace in one boot, and each whose name starts with TestAlone in a boot of its own.
 func (o options) test(ctx context.Context, work string) (int, error) {
 	packages := o.arguments
-	if len(packages) == 0 {
-		packages = []string{"github.com/lvsguard/lvsguard/lab/scenario"}
+	switch {
+	case o.live:
+		packages, o.timeout = []string{module + "/lab/live"}, 0
+	case len(packages) == 0:
+		packages = []string{module + "/lab/scenario"}
 	}
 	binaries, err := compile(ctx, work, packages)
 	if err != nil {
@@ -167,7 +172,7 @@ func (o options) boot(ctx context.Context, commands ...lab.Command) (int, error)
 		defer cancel()
 	}
 	config := lab.Config{Commands: commands, Output: o.output, Accel: o.accel, MemoryMB: o.memoryMB, Stdout: os.Stdout}
-	if o.terminal {
+	if o.live || o.exec {
 		config.Stdin = os.Stdin
 	} else if !o.verbose {
 		p := newProgress(os.Stdout)
@@ -180,7 +185,7 @@ func (o options) boot(ctx context.Context, commands ...lab.Command) (int, error)
 func (o options) command(b binary, work, run, skip string) lab.Command {
 	// The machine's own deadline is the one that counts: a test binary that panics loses the guest's kernel log.
 	args := []string{b.file, "-test.timeout=0", "-test.run=" + run, "-test.skip=" + skip}
-	if !o.terminal {
+	if !o.live {
 		args = append(args, "-test.v") // what the user did not ask for, progress takes out again
 	}
 	return lab.Command{Args: args, Dir: b.directory, Env: o.environment(work)}
@@ -217,7 +222,7 @@ func compile(ctx context.Context, work string, packages []string) ([]binary, err
 	if !guard {
 		return binaries, nil
 	}
-	if err := lab.Build(ctx, filepath.Join(work, "lvsguard"), "github.com/lvsguard/lvsguard/cmd/lvsguard"); err != nil {
+	if err := lab.Build(ctx, filepath.Join(work, "lvsguard"), module+"/cmd/lvsguard"); err != nil {
 		fmt.Fprintln(os.Stderr, "lab: without the guard:", err)
 	}
 	return binaries, nil
