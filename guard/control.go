@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,13 +13,56 @@ import (
 
 // This file is what can be asked of a running daemon from outside.
 
-// Status returns what the last look showed. It waits for nothing. Nobody may
-// change what it returns.
+// A view is what the control loop leaves for Status: nothing in it changes any
+// more.
+type view struct {
+	at          time.Time
+	mode        Mode
+	modeFrom    ModeFrom
+	pausedUntil time.Time
+	configErr   *string
+	sample      Sample
+	verdicts    []Verdict // of sample.Services, in their order
+	leases      map[ipvs.Key]Lease
+	tickTook    time.Duration
+}
+
+// Status returns what the last look showed. It waits for nothing.
 func (d *Daemon) Status() *Status {
-	if s := d.status.Load(); s != nil {
-		return s
+	v := d.view.Load()
+	s := &Status{
+		Version: d.opts.Version, Time: v.at, StartedAt: d.started,
+		Mode: v.mode, ModeFrom: v.modeFrom,
+		ConfigError: v.configErr, Journal: d.journal.Health(),
+		Total: totalFigures(v.verdicts), Unknown: v.sample.Unknown,
+		Roles: []RoleStatus{}, Services: make([]ServiceStatus, 0, len(v.verdicts)),
+		TickMillis: float64(v.tickTook.Microseconds()) / 1000,
 	}
-	return &Status{Version: d.opts.Version, Time: time.Now(), StartedAt: d.started, Unknown: map[Source]string{}}
+	if d.opts.ConfigFile != "" {
+		s.ConfigFile = &d.opts.ConfigFile
+	}
+	if !v.pausedUntil.IsZero() {
+		s.PausedUntil = &v.pausedUntil
+	}
+	for _, r := range v.sample.Roles {
+		s.Roles = append(s.Roles, RoleStatus{Instance: r.Instance, Role: string(r.State), Since: r.Since})
+	}
+	for i, verdict := range v.verdicts {
+		var held *Lease
+		if l, ok := v.leases[verdict.Service]; ok {
+			held = &l
+		}
+		s.Services = append(s.Services, newServiceStatus(v.sample.Services[i], verdict, held, v.sample.Unknown))
+	}
+	return s
+}
+
+// publish makes what is known now the answer to Status.
+func (d *Daemon) publish(now time.Time) {
+	d.view.Store(&view{
+		at: now, mode: d.policy.Mode(), modeFrom: d.modeFrom, pausedUntil: d.policy.PausedUntil(now),
+		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), tickTook: d.tickTook,
+	})
 }
 
 // Config returns the configuration that Open found. Nobody may change it.
@@ -211,30 +253,4 @@ func (d *Daemon) save(now time.Time) error {
 		s.Mode = d.policy.Mode()
 	}
 	return s.save(d.opts.StateDir, now)
-}
-
-// publish makes what is known now the answer to status.
-func (d *Daemon) publish(now time.Time) {
-	s := &Status{
-		Version: d.opts.Version, Time: now, StartedAt: d.started,
-		Mode: d.policy.Mode(), ModeFrom: d.modeFrom,
-		ConfigError: d.configErr, Journal: d.journal.Health(),
-		Total: totalFigures(d.verdicts), Unknown: maps.Clone(d.sample.Unknown),
-		Roles: []RoleStatus{}, Services: make([]ServiceStatus, 0, len(d.verdicts)),
-		TickMillis: float64(d.tickTook.Microseconds()) / 1000,
-	}
-	if d.opts.ConfigFile != "" {
-		s.ConfigFile = &d.opts.ConfigFile
-	}
-	if until := d.policy.PausedUntil(now); !until.IsZero() {
-		s.PausedUntil = &until
-	}
-	for _, r := range d.sample.Roles {
-		s.Roles = append(s.Roles, RoleStatus{Instance: r.Instance, Role: string(r.State), Since: r.Since})
-	}
-	for i, v := range d.verdicts {
-		svc := d.sample.Services[i]
-		s.Services = append(s.Services, newServiceStatus(svc, v, d.policy.Lease(v.Service), d.sample.Unknown))
-	}
-	d.status.Store(s)
 }

@@ -48,7 +48,7 @@ type Daemon struct {
 	policy   *Policy
 	roster   roster
 	journal  *Journal
-	status   atomic.Pointer[Status]
+	view     atomic.Pointer[view]
 
 	// All below belongs to the control loop, which is the only one to write the
 	// table.
@@ -148,6 +148,8 @@ func (d *Daemon) Open() (err error) {
 	}
 	d.readRoles()
 	d.adopt(now, saved)
+	d.sample = Sample{Time: now, Unknown: make(map[Source]string)}
+	d.publish(now)
 	d.note(now, Entry{Event: EventStart, To: string(d.policy.Mode()), Reason: "version " + d.opts.Version})
 	return nil
 }

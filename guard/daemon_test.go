@@ -144,7 +144,7 @@ func (f *fakeAddresses) Held() (keepalived.Held, error) { return f.held, f.err }
 // world is a daemon with a made-up kernel and a clock of its own.
 type world struct {
 	*Daemon
-	t         *testing.T
+	t         testing.TB
 	now       time.Time
 	table     *fakeTable
 	ipvs      *fakeIPVS
@@ -153,7 +153,7 @@ type world struct {
 	dir       string
 }
 
-func newWorld(t *testing.T, config string) *world {
+func newWorld(t testing.TB, config string) *world {
 	t.Helper()
 	w := &world{t: t, now: time.Now(), ipvs: &fakeIPVS{}, addresses: &fakeAddresses{held: keepalived.Held{}}, load: make(map[netip.AddrPort]Counters), dir: t.TempDir()}
 	w.table = &fakeTable{now: func() time.Time { return w.now }}
@@ -549,5 +549,21 @@ func TestCommandErrors(t *testing.T) {
 		if _, err := w.command(w.now, Command{Verb: VerbArm, Service: key(tt.service), Seconds: 60}, "uid 0"); err == nil || err.Error() != tt.want {
 			t.Errorf("%s: %v, want %s", tt.service, err, tt.want)
 		}
+	}
+}
+
+// BenchmarkTick is what the guard itself adds to the kernel's part of a tick,
+// with 300 services and 900 real servers.
+func BenchmarkTick(b *testing.B) {
+	w := newWorld(b, "")
+	for i := range 300 {
+		s := serviceAt(netip.AddrPortFrom(web.Addr(), uint16(1000+i)))
+		s.RealServers = append(s.RealServers, s.RealServers[0], s.RealServers[0])
+		w.ipvs.services = append(w.ipvs.services, s)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		w.Daemon.tick(b.Context(), w.now)
+		w.now = w.now.Add(time.Second)
 	}
 }

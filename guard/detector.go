@@ -149,8 +149,8 @@ func (d *Detector) Evaluate(now time.Time, s Sample) []Verdict {
 		}
 		v := d.judge(from, now, svc, st, byAddr, sums, total)
 		v.Role = roleOf(svc, byRole)
-		v.Since = now
-		if st.verdict.State == v.State {
+		v.Was, v.Since = st.verdict.State, now
+		if v.Was == v.State {
 			v.Since = st.verdict.Since
 		}
 		st.verdict = v

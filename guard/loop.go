@@ -18,6 +18,8 @@ import (
 
 const (
 	tickEvery = time.Second
+	// checkEvery is how soon a table that somebody took away is missed.
+	checkEvery = 300 * time.Millisecond
 	// censusSample gives each state's share within 3 points, 99 times of 100.
 	censusSample = 2000
 	// censusEvery spaces the samples while the table is too small for a
@@ -77,8 +79,9 @@ func (d *Daemon) loop(ctx context.Context) error {
 	d.retry.Stop()
 	d.tick(ctx, time.Now())
 	d.opts.Ready()
-	ticks := time.NewTicker(tickEvery)
+	ticks, checks := time.NewTicker(tickEvery), time.NewTicker(checkEvery)
 	defer ticks.Stop()
+	defer checks.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -86,6 +89,8 @@ func (d *Daemon) loop(ctx context.Context) error {
 		case <-ticks.C:
 			d.tick(ctx, time.Now())
 			d.opts.Alive()
+		case <-checks.C:
+			d.keepTable(time.Now(), d.ensured)
 		case <-d.looks:
 			d.look(time.Now())
 		case e := <-d.events:
@@ -121,10 +126,9 @@ func (d *Daemon) tick(ctx context.Context, now time.Time) {
 	}
 	d.noteUnknown(now, unknown)
 	d.sample = Sample{Time: now, Services: services, Counters: counters, Roles: d.roles.list(), Unknown: unknown}
-	was := d.verdicts
 	d.verdicts = d.detector.Evaluate(now, d.sample)
 	d.noteRoles(now, roleChanges)
-	d.noteVerdicts(now, was)
+	d.noteVerdicts(now)
 	d.apply(now, d.policy.Decide(now, d.verdicts))
 	d.tickTook = time.Since(now)
 	d.publish(now)
@@ -133,16 +137,18 @@ func (d *Daemon) tick(ctx context.Context, now time.Time) {
 // look finds the roles anew, between two ticks, and acts on them at once. What
 // the detector said a moment ago stands.
 func (d *Daemon) look(now time.Time) {
-	changes := d.readHeld(now, d.sample.Unknown)
+	// What has been published is not changed any more.
+	unknown := maps.Clone(d.sample.Unknown)
+	changes := d.readHeld(now, unknown)
 	if len(changes) == 0 {
 		return
 	}
-	d.sample.Roles = d.roles.list()
+	d.sample.Roles, d.sample.Unknown = d.roles.list(), unknown
+	d.verdicts = slices.Clone(d.verdicts)
 	byAddr := rolesByAddress(d.sample.Roles)
-	for i, v := range d.verdicts {
+	for i := range d.verdicts {
 		// The detector keeps its services in the order of the sample.
-		v.Role = roleOf(d.sample.Services[i], byAddr)
-		d.verdicts[i] = v
+		d.verdicts[i].Role = roleOf(d.sample.Services[i], byAddr)
 	}
 	d.noteRoles(now, changes)
 	d.apply(now, d.policy.Decide(now, d.verdicts))
@@ -171,6 +177,7 @@ func (d *Daemon) readIPVS(ctx context.Context, now time.Time, unknown map[Source
 	served, err := d.opts.Kernel.IPVS.Services(ctx)
 	switch {
 	case err != nil:
+		served = nil // not even what came before the error
 		unknown[SourceIPVS] = err.Error()
 	case len(served) == 0:
 		unknown[SourceIPVS] = "IPVS has no virtual services"
@@ -250,11 +257,10 @@ func (d *Daemon) keepTable(now time.Time, want []netip.AddrPort) {
 	if d.removed {
 		return
 	}
-	var lost error
 	if d.ensured != nil {
 		switch err := d.table.Check(); {
 		case errors.Is(err, nft.ErrAbsent), errors.Is(err, nft.ErrAltered):
-			lost = err
+			d.lost(now, err)
 		case err != nil:
 			d.failed("check the table", err)
 			return
@@ -276,15 +282,20 @@ func (d *Daemon) keepTable(now time.Time, want []netip.AddrPort) {
 	if changed.Change == nft.Updated {
 		reason = fmt.Sprintf("%d services came, %d went", len(changed.Added), len(changed.Removed))
 	}
+	d.opts.Log.Info("table", "change", changed.Change, "reason", reason, "services", len(want), "leases", changed.Leases)
 	d.note(now, Entry{Event: EventTable, To: string(changed.Change), Reason: reason})
-	if lost == nil {
+}
+
+// lost is called before a table that somebody took away is made again. If that
+// happens too often, its leases that are the guard's own do not come back.
+func (d *Daemon) lost(now time.Time, err error) {
+	d.opts.Log.Warn("somebody else changed the table", "error", err)
+	if !d.policy.Rebuilt(now) {
 		return
 	}
-	d.opts.Log.Warn("the table was not as it was left", "error", lost, "change", changed.Change, "leases", changed.Leases)
-	if d.policy.Rebuilt(now) {
-		d.opts.Log.Error("automatic drops pause", "for", pauseTime, "reason", "the table was taken away repeatedly")
-		d.note(now, Entry{Event: EventPause, Reason: fmt.Sprintf("the table was taken away %d times within %s: automatic drops pause for %s, arming by hand works", rebuildLimit, rebuildWindow, pauseTime)})
-	}
+	d.opts.Log.Error("automatic drops pause", "for", pauseTime, "reason", "the table was taken away repeatedly")
+	d.note(now, Entry{Event: EventPause, Reason: fmt.Sprintf("the table was taken away %d times within %s: automatic drops pause for %s, arming by hand works", rebuildLimit, rebuildWindow, pauseTime)})
+	d.apply(now, d.policy.Decide(now, d.verdicts))
 }
 
 // apply writes down the actions, and has the kernel take them.
@@ -320,7 +331,7 @@ func (d *Daemon) pend(now time.Time, actions []Action) {
 
 func (d *Daemon) armedByOther(k ipvs.Key, at netip.AddrPort) bool {
 	return slices.ContainsFunc(d.sample.Services, func(s Service) bool {
-		return s.Key != k && slices.Contains(s.Addresses, at) && d.policy.Lease(s.Key) != nil
+		return s.Key != k && slices.Contains(s.Addresses, at) && d.policy.armed(s.Key)
 	})
 }
 

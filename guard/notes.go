@@ -20,21 +20,16 @@ func (d *Daemon) noteRoles(now time.Time, changes []roleChange) {
 	}
 }
 
-// noteVerdicts tells of what changed since was. Calm is not worth a line when
-// it is the first that is known of a service.
-func (d *Daemon) noteVerdicts(now time.Time, was []Verdict) {
-	before := make(map[string]State, len(was))
-	for _, v := range was {
-		before[v.Service.String()] = v.State
-	}
+// noteVerdicts tells of what changed. Calm is not worth a line when it is the
+// first that is known of a service.
+func (d *Daemon) noteVerdicts(now time.Time) {
 	for _, v := range d.verdicts {
-		name := v.Service.String()
-		from := before[name]
-		if from == v.State || (from == "" || from == Unknown) && v.State == Calm || from == "" && v.State == Unknown {
+		if v.Was == v.State || (v.Was == "" || v.Was == Unknown) && v.State == Calm || v.Was == "" && v.State == Unknown {
 			continue
 		}
-		d.opts.Log.Info("verdict", "service", name, "from", from, "to", v.State, "reason", v.Reason)
-		d.note(now, Entry{Event: EventVerdict, Service: name, From: string(from), To: string(v.State), Reason: v.Reason, Figures: &v.Figures})
+		name := v.Service.String()
+		d.opts.Log.Info("verdict", "service", name, "from", v.Was, "to", v.State, "reason", v.Reason)
+		d.note(now, Entry{Event: EventVerdict, Service: name, From: string(v.Was), To: string(v.State), Reason: v.Reason, Figures: &v.Figures})
 	}
 }
 

@@ -70,7 +70,8 @@ func NewPolicy(mode Mode, prearm time.Duration) *Policy {
 
 // lease is what the policy remembers of a service.
 type lease struct {
-	by      By // empty: none is wanted
+	seen    time.Time // when there last was a verdict on it
+	by      By        // empty: none is wanted
 	since   time.Time
 	renewed time.Time
 	expires time.Time // in the kernel, if it did as told
@@ -161,20 +162,23 @@ func (p *Policy) PausedUntil(now time.Time) time.Time {
 // as done: the caller repeats it until it is.
 func (p *Policy) Decide(now time.Time, verdicts []Verdict) []Action {
 	var actions []Action
-	seen := make(map[ipvs.Key]bool, len(verdicts))
 	for _, v := range verdicts {
-		seen[v.Service] = true
 		l := p.lease(v.Service)
+		l.seen = now
 		l.look(now, v, p.prearm)
 		if a, ok := l.move(now, v.Service, p.wants(now, l, v)); ok {
 			actions = append(actions, a)
 		}
 	}
+	if len(p.leases) == len(verdicts) {
+		return actions
+	}
 	for _, k := range slices.SortedFunc(maps.Keys(p.leases), ipvs.Key.Compare) {
-		if seen[k] {
+		l := p.leases[k]
+		if l.seen.Equal(now) {
 			continue
 		}
-		if a, ok := p.leases[k].move(now, k, wanted{reason: "the service is no longer there"}); ok {
+		if a, ok := l.move(now, k, wanted{reason: "the service is no longer there"}); ok {
 			actions = append(actions, a)
 		}
 		delete(p.leases, k)
@@ -302,20 +306,29 @@ type Lease struct {
 	ExpiresAt time.Time `json:"expires_at"`
 }
 
-// Lease returns the lease of a service, nil if it has none. An operator's
-// shows when the operator's time ends; any other when the kernel would lift it
-// if the guard died now.
-func (p *Policy) Lease(k ipvs.Key) *Lease {
-	l := p.leases[k]
-	if l == nil || l.by == "" {
-		return nil
+// Leases returns the leases that are in force. An operator's shows when the
+// operator's time ends; any other when the kernel would lift it if the guard
+// died now.
+func (p *Policy) Leases() map[ipvs.Key]Lease {
+	var leases map[ipvs.Key]Lease
+	for k, l := range p.leases {
+		if l.by == "" {
+			continue
+		}
+		if leases == nil {
+			leases = make(map[ipvs.Key]Lease)
+		}
+		out := Lease{By: l.by, Since: l.since, ExpiresAt: l.expires}
+		if l.by == ByOperator {
+			out.ExpiresAt = l.operatorUntil
+		}
+		leases[k] = out
 	}
-	out := &Lease{By: l.by, Since: l.since, ExpiresAt: l.expires}
-	if l.by == ByOperator {
-		out.ExpiresAt = l.operatorUntil
-	}
-	return out
+	return leases
 }
+
+// armed says whether the service has a lease.
+func (p *Policy) armed(k ipvs.Key) bool { return p.leases[k] != nil && p.leases[k].by != "" }
 
 // operatorArms returns the operators' arms that are in force, to be kept over a
 // restart.

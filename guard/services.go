@@ -23,6 +23,7 @@ type roster struct {
 	// configuration names them before keepalived makes them.
 	named []ipvs.Key
 	seen  bool
+	order []ipvs.Key // of the last list
 }
 
 type servedService struct {
@@ -81,8 +82,12 @@ func (r *roster) list() []Service {
 			keys[k] = true
 		}
 	}
+	// Sorting is dear, and nearly always they are the same as a second ago.
+	if len(r.order) != len(keys) || slices.ContainsFunc(r.order, func(k ipvs.Key) bool { return !keys[k] }) {
+		r.order = slices.SortedFunc(maps.Keys(keys), ipvs.Key.Compare)
+	}
 	list := make([]Service, 0, len(keys))
-	for _, k := range slices.SortedFunc(maps.Keys(keys), ipvs.Key.Compare) {
+	for _, k := range r.order {
 		svc := Service{Key: k, Addresses: r.cfg.addressesOf(k)}
 		if s := r.served[k]; s != nil {
 			svc.Forwarding = forwarding(s.last)

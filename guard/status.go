@@ -93,7 +93,14 @@ func newServiceStatus(svc Service, v Verdict, l *Lease, unknown map[Source]strin
 		why("half_open_connections", unknown[SourceIPVS], unknown[SourceCensus], "too few entries in the sample of the connection table")
 	}
 	if s.SYN == nil {
-		s.Unknown["syn_per_second"] = v.Reason
+		// In a short gap the verdict stands, and its reason explains no gap.
+		reason := cmp.Or(unknown[SourceNft], "the counters were not read twice in a row")
+		if v.State == Unknown {
+			reason = v.Reason
+		}
+		for _, key := range []string{"syn_per_second", "suspect_per_second", "suspect_share", "dropped_per_second", "fragments_per_second"} {
+			s.Unknown[key] = reason
+		}
 	} else if s.Share == nil {
 		s.Unknown["suspect_share"] = "no SYNs"
 	}

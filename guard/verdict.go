@@ -34,6 +34,7 @@ type Figures struct {
 type Verdict struct {
 	Service ipvs.Key
 	State   State
+	Was     State // at the sample before; empty if this is the first
 	Reason  string
 	Since   time.Time
 	Figures Figures
