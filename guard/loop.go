@@ -90,7 +90,9 @@ func (d *Daemon) loop(ctx context.Context) error {
 			d.tick(ctx, time.Now())
 			d.opts.Alive()
 		case <-checks.C:
-			d.keepTable(time.Now(), d.ensured)
+			if d.ensured != nil {
+				d.keepTable(time.Now(), d.ensured)
+			}
 		case <-d.looks:
 			d.look(time.Now())
 		case e := <-d.events:
