@@ -194,7 +194,7 @@ func (k *kernel) flush(generation uint32) (uint32, error) {
 	return afterNext(generation), nil
 }
 
-// elements reads a set, sorted.
+// elements reads a set, in no order.
 func (k *kernel) elements(s setSpec) ([]Element, error) {
 	answers, err := k.execute(unix.NFT_MSG_GETSETELEM, netlink.Dump,
 		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: append([]byte(tableName), 0)},
@@ -212,7 +212,6 @@ func (k *kernel) elements(s setSpec) ([]Element, error) {
 	if s.role == roleAllowed {
 		return joinIntervals(elements), nil
 	}
-	sortElements(elements)
 	return elements, nil
 }
 
@@ -271,6 +270,9 @@ func (k *kernel) state() (State, error) {
 			set.Counts = spec.counts()
 			if set.Elements, err = k.elements(spec); err != nil {
 				return s, err
+			}
+			if spec.role != roleAllowed {
+				sortElements(set.Elements)
 			}
 		}
 		if m, ok := parseMark(h.Comment); ok {

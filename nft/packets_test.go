@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
 
 	"github.com/lvsguard/lvsguard/internal/netns"
 )
@@ -17,6 +18,7 @@ import (
 type site struct {
 	attacker, director *netns.Host
 	wire, loop         *netns.Sender
+	probe              *nftables.Conn
 }
 
 // probe is a foreign table behind ours: it sees what ours lets pass.
@@ -40,6 +42,12 @@ func newSite(t testing.TB) *site {
 	if _, err := s.director.Try(t, probe, "nft", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
+	var err error
+	s.director.Do(t, func() { s.probe, err = nftables.New(nftables.AsLasting()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.probe.CloseLasting() })
 	s.wire = s.attacker.Sender(t, "wire")
 	s.loop = s.director.Sender(t, "lo")
 	return s
@@ -48,13 +56,12 @@ func newSite(t testing.TB) *site {
 // seen is how many packets have passed our table.
 func (s *site) seen(t testing.TB) int {
 	t.Helper()
-	var packets, bytes int
-	out := s.director.Run(t, "nft", "list", "counter", "inet", "probe", "seen")
-	_, figures, _ := strings.Cut(out, "packets")
-	if _, err := fmt.Sscanf(figures, "%d bytes %d", &packets, &bytes); err != nil {
-		t.Fatalf("read the probe: %v in %q", err, out)
+	foreign := &nftables.Table{Name: "probe", Family: nftables.TableFamilyINet}
+	counter, err := s.probe.GetObject(&nftables.CounterObj{Table: foreign, Name: "seen"})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return packets
+	return int(counter.(*nftables.CounterObj).Packets)
 }
 
 func services(texts ...string) []netip.AddrPort {
