@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"math"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 )
@@ -134,7 +133,7 @@ func (c *Client) census(ctx context.Context, cfg CensusConfig) (Census, error) {
 			return Census{}, &TooLargeError{Limit: limit, Kernel: kernel}
 		}
 	}
-	f, err := os.Open(filepath.Join(c.proc, "thread-self/net/ip_vs_conn"))
+	f, err := openTable(filepath.Join(c.proc, "thread-self/net/ip_vs_conn"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Census{}, ErrAbsent
 	}

@@ -524,16 +524,6 @@ func ownUsage(t *testing.T) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// median returns the median of five measurements.
-func median(measure func() time.Duration) time.Duration {
-	var d [5]time.Duration
-	for i := range d {
-		d[i] = measure()
-	}
-	slices.Sort(d[:])
-	return d[len(d)/2]
-}
-
 // Reading 300 services with 1,000 real servers costs no more than one
 // ipvsadm -Ln --stats, and next to nothing while they are idle.
 func TestLabCostOfServices(t *testing.T) {
@@ -557,7 +547,7 @@ func TestLabCostOfServices(t *testing.T) {
 		t.Fatalf("%d services with %d real servers", len(services), realServers)
 	}
 
-	peer := median(func() (d time.Duration) {
+	peer := func() (d time.Duration) {
 		s.director.Do(t, func() {
 			cmd := exec.Command("ipvsadm", "-Ln", "--stats")
 			if err := cmd.Run(); err != nil {
@@ -567,30 +557,39 @@ func TestLabCostOfServices(t *testing.T) {
 			d = usage(cmd.ProcessState)
 		})
 		return d
-	})
-	whole := median(func() time.Duration {
-		c.known = nil
-		before := ownUsage(t)
-		s.services(t, c)
-		return ownUsage(t) - before
-	})
-	var idle float64
-	s.director.Do(t, func() {
-		start, before := time.Now(), ownUsage(t)
-		for range 30 {
-			time.Sleep(time.Second) // what is measured is one reading a second
+	}
+	reading := func() (d time.Duration) {
+		s.director.Do(t, func() {
+			before := ownUsage(t)
 			if _, err := c.Services(t.Context()); err != nil {
 				t.Error(err)
 			}
-		}
-		idle = float64(ownUsage(t)-before) / float64(time.Since(start)) * 100
-	})
-	t.Logf("ipvsadm -Ln --stats %v, whole reading %v, idle %.2f %% of a core", peer, whole, idle)
-	if whole > peer {
-		t.Errorf("a whole reading takes %v, ipvsadm %v", whole, peer)
+			d = ownUsage(t) - before
+		})
+		return d
 	}
-	if idle > 2 {
-		t.Errorf("idle readings take %.2f %% of a core", idle)
+	// Peers take turns, and the least of each counts: what else the machine does
+	// only adds to a time.
+	ipvsadm, whole := peer(), reading()
+	for range 5 {
+		c.known = nil
+		ipvsadm, whole = min(ipvsadm, peer()), min(whole, reading())
+	}
+	var ticks []time.Duration
+	for range 30 {
+		time.Sleep(time.Second) // what is measured is one reading a second
+		ticks = append(ticks, reading())
+	}
+	slices.Sort(ticks)
+	idle := ticks[len(ticks)/2]
+	t.Logf("ipvsadm -Ln --stats %v, whole reading %v, idle reading %v (%v to %v)", ipvsadm, whole, idle, ticks[0], ticks[len(ticks)-1])
+	if whole > ipvsadm {
+		t.Errorf("a whole reading takes %v, ipvsadm %v", whole, ipvsadm)
+	}
+	// 2 % of a core on a machine that does nothing else, where ipvsadm takes
+	// about 0.4 s; as a ratio it holds on a busy one.
+	if idle > ipvsadm/20 {
+		t.Errorf("an idle reading takes %v, more than a twentieth of ipvsadm's %v", idle, ipvsadm)
 	}
 }
 
@@ -677,9 +676,9 @@ func TestLabCostOfCensus(t *testing.T) {
 		})
 		return out, d
 	}
-	var ratios []float64
-	for range 5 {
-		_, cat := run("/bin/sh", "-c", "exec cat /proc/net/ip_vs_conn > /dev/null")
+	leastCat, leastCensus := time.Duration(math.MaxInt64), time.Duration(math.MaxInt64)
+	for range 7 {
+		_, cat := run("cat", "/proc/net/ip_vs_conn")
 		out, process := run(os.Args[0], "-test.run=^TestLabCostOfCensus$")
 		var census time.Duration
 		var resident int
@@ -687,14 +686,15 @@ func TestLabCostOfCensus(t *testing.T) {
 			fmt.Sscanf(line, "census: %d ns", &census)
 			fmt.Sscanf(line, "VmHWM: %d kB", &resident)
 		}
-		t.Logf("cat %v, census %v, %.2f times; its process %v, %d kB", cat, census, float64(census)/float64(cat), process, resident)
-		ratios = append(ratios, float64(census)/float64(cat))
+		t.Logf("cat %v, census %v; its process %v, %d kB", cat, census, process, resident)
+		leastCat, leastCensus = min(leastCat, cat), min(leastCensus, census)
 		if resident == 0 || resident > 16<<10 {
 			t.Errorf("a census takes %d kB of memory", resident)
 		}
 	}
-	slices.Sort(ratios)
-	if ratio := ratios[len(ratios)/2]; ratio > 1.1 {
+	ratio := float64(leastCensus) / float64(leastCat)
+	t.Logf("cat %v, census %v: %.2f times", leastCat, leastCensus, ratio)
+	if ratio > 1.1 {
 		t.Errorf("a census takes %.2f times what cat takes", ratio)
 	}
 }
