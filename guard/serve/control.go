@@ -45,12 +45,15 @@ const (
 	maxConns = 64
 	// commandTimeout is longer than the longest look.
 	commandTimeout = 10 * time.Second
-	idleTimeout    = 30 * time.Second
+	// idleTimeout is shorter than answerTimeout: who asks while others hold all
+	// connections and say nothing is still answered.
+	idleTimeout = 5 * time.Second
 )
 
 // A Control is the control socket of a guard.
 type Control struct {
 	log      *slog.Logger
+	idle     time.Duration // how long a connection may say nothing
 	listener net.Listener
 }
 
@@ -79,6 +82,9 @@ func Listen(cfg Config) (*Control, error) {
 		return nil, fmt.Errorf("listen on the control socket: %w", err)
 	}
 	err = os.Chown(cfg.Socket, -1, gid)
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: without CAP_CHOWN the guard must be a member of the group itself: put SupplementaryGroups=%s into its unit", err, cfg.Group)
+	}
 	if err == nil {
 		err = os.Chmod(cfg.Socket, 0o660)
 	}
@@ -86,7 +92,7 @@ func Listen(cfg Config) (*Control, error) {
 		l.Close()
 		return nil, fmt.Errorf("open the control socket to its group: %w", err)
 	}
-	return &Control{log: cfg.Log, listener: netutil.LimitListener(peerListener{l}, maxConns)}, nil
+	return &Control{log: cfg.Log, idle: idleTimeout, listener: netutil.LimitListener(peerListener{l}, maxConns)}, nil
 }
 
 // removeStale takes away a socket on which nobody listens.
@@ -121,10 +127,10 @@ func (c *Control) Run(ctx context.Context, g Guard) error {
 	mux.HandleFunc("POST /v1/command", func(w http.ResponseWriter, r *http.Request) { command(w, r, g) })
 	srv := &http.Server{
 		Handler:           mux,
-		ReadTimeout:       idleTimeout,
-		ReadHeaderTimeout: idleTimeout,
-		WriteTimeout:      idleTimeout,
-		IdleTimeout:       idleTimeout,
+		ReadTimeout:       c.idle,
+		ReadHeaderTimeout: c.idle,
+		WriteTimeout:      commandTimeout + c.idle,
+		IdleTimeout:       c.idle,
 		MaxHeaderBytes:    8 << 10,
 		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(c.log.Handler(), slog.LevelWarn),
