@@ -43,6 +43,7 @@ type Generator struct {
 	config    Config
 	socket    int
 	templates []template
+	sources   block
 	random    *rand.PCG
 
 	frames   [batch][]byte
@@ -76,7 +77,7 @@ func New(config Config) (*Generator, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("packet socket on %s: %w", config.Interface, err), unix.Close(socket))
 	}
-	g := &Generator{config: config, socket: socket, random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
+	g := &Generator{config: config, socket: socket, sources: newBlock(config.Sources), random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
 	for _, target := range config.Targets {
 		g.templates = append(g.templates, newTemplate(config, target, device.HardwareAddr))
 	}
@@ -148,7 +149,7 @@ func (g *Generator) Run(stop <-chan struct{}, sent *atomic.Uint64) error {
 			continue
 		}
 		for i := range count {
-			g.templates[next].packet(g.frames[i], g.random, g.config.Sources, g.config.SourcePort != 0)
+			g.templates[next].packet(g.frames[i], g.random, &g.sources, g.config.SourcePort != 0)
 			next = (next + 1) % len(g.templates)
 		}
 		if err := g.send(count, sent); err != nil {

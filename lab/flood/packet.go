@@ -63,7 +63,7 @@ func newTemplate(c Config, target netip.AddrPort, hardware net.HardwareAddr) tem
 
 // packet fills a frame from the template: a source, a sequence number, an IPv4 identification, a source port unless
 // there is a fixed one, and the checksums over them.
-func (t *template) packet(frame []byte, random *rand.PCG, sources netip.Prefix, fixedPort bool) {
+func (t *template) packet(frame []byte, random *rand.PCG, sources *block, fixedPort bool) {
 	copy(frame, t.frame)
 	bits := random.Uint64()
 	tcp := frame[t.tcp:]
@@ -75,9 +75,9 @@ func (t *template) packet(frame []byte, random *rand.PCG, sources netip.Prefix, 
 	}
 	binary.BigEndian.PutUint32(tcp[4:], uint32(bits>>32))
 	changed += sum(tcp[4:8])
-	if sources.Addr().Is4() {
+	if len(sources.network) == 4 {
 		source := frame[t.ip : t.ip+4]
-		fill(source, sources, random)
+		sources.fill(source, random)
 		identification := uint16(bits >> 16)
 		binary.BigEndian.PutUint16(frame[etherLength+4:], identification)
 		addresses := sum(source)
@@ -85,32 +85,34 @@ func (t *template) packet(frame []byte, random *rand.PCG, sources netip.Prefix, 
 		binary.BigEndian.PutUint16(frame[etherLength+10:], fold(t.ipSum+addresses+uint32(identification)))
 	} else {
 		source := frame[t.ip : t.ip+16]
-		fill(source, sources, random)
+		sources.fill(source, random)
 		changed += sum(source)
 	}
 	binary.BigEndian.PutUint16(tcp[16:], fold(t.tcpSum+changed))
 }
 
-// fill makes a random address of the prefix. Of all of IPv4 it makes only what may be a source on the Internet.
-func fill(source []byte, sources netip.Prefix, random *rand.PCG) {
+// A block is the addresses of a prefix, in the form in which they are quickly made up.
+type block struct {
+	network, mask []byte
+	public        bool // all of IPv4, less what may not be a source on the Internet
+}
+
+func newBlock(prefix netip.Prefix) block {
+	b := block{network: prefix.Masked().Addr().AsSlice(), public: prefix.Addr().Is4() && prefix.Bits() == 0}
+	b.mask = net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())
+	return b
+}
+
+// fill makes a random address of the block.
+func (b *block) fill(source []byte, random *rand.PCG) {
 	for {
 		for i := 0; i < len(source); i += 4 {
 			binary.BigEndian.PutUint32(source[i:], uint32(random.Uint64()>>32))
 		}
-		if sources.Bits() > 0 {
-			network := sources.Addr().AsSlice()
-			for i := range source {
-				mask := byte(0)
-				if kept := sources.Bits() - 8*i; kept >= 8 {
-					mask = 0xff
-				} else if kept > 0 {
-					mask = 0xff << (8 - kept)
-				}
-				source[i] = network[i]&mask | source[i]&^mask
-			}
-			return
+		for i := range source {
+			source[i] = b.network[i] | source[i]&^b.mask[i]
 		}
-		if first := source[0]; first > 0 && first < 224 && first != 10 && first != 127 {
+		if first := source[0]; !b.public || first > 0 && first < 224 && first != 10 && first != 127 {
 			return
 		}
 	}

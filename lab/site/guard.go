@@ -26,6 +26,7 @@ func (d *Director) StartGuard(config string) *Process {
 		if !ready {
 			d.t.Logf("the guard on %s: %v", d.Name, problem)
 			guard.Signal(unix.SIGQUIT) // makes Go write where every goroutine is
+			guard.Wait(5 * time.Second)
 		}
 	}()
 	Wait(d.t, 20*time.Second, "the guard on "+d.Name+" knows its services", func() bool {
