@@ -76,25 +76,39 @@ func (d *Director) Holds(address netip.Addr) bool {
 	return false
 }
 
+// Serves tells whether IPVS on the director has real servers to send clients to.
+func (d *Director) Serves() bool {
+	d.t.Helper()
+	return len(d.realServers()) > 0
+}
+
 // IPVSEntries is the number of connections in the director's table, established and not, but for persistence templates.
 func (d *Director) IPVSEntries() int {
 	d.t.Helper()
 	entries := 0
-	for line := range strings.Lines(d.Run("ipvsadm", "--list", "--numeric")) {
-		// -> RemoteAddress:Port Forward Weight ActiveConn InActConn
-		fields := strings.Fields(line)
-		if len(fields) != 6 || fields[0] != "->" || fields[1] == "RemoteAddress:Port" {
-			continue
-		}
+	for _, fields := range d.realServers() {
 		for _, field := range fields[4:] {
 			n, err := strconv.Atoi(field)
 			if err != nil {
-				d.t.Fatalf("ipvsadm: %q: %v", line, err)
+				d.t.Fatalf("ipvsadm: %q: %v", fields, err)
 			}
 			entries += n
 		}
 	}
 	return entries
+}
+
+// realServers are ipvsadm's lines of real servers: ->, address, forwarding method, weight, ActiveConn, InActConn.
+func (d *Director) realServers() [][]string {
+	d.t.Helper()
+	var lines [][]string
+	for line := range strings.Lines(d.Run("ipvsadm", "--list", "--numeric")) {
+		fields := strings.Fields(line)
+		if len(fields) == 6 && fields[0] == "->" && fields[1] != "RemoteAddress:Port" {
+			lines = append(lines, fields)
+		}
+	}
+	return lines
 }
 
 // Admitted is the number of connections that IPVS has scheduled since the director was made. It only grows, and reading

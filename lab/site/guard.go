@@ -100,7 +100,8 @@ type Status struct {
 		Instance string `json:"instance"`
 		Role     string `json:"role"`
 	} `json:"roles"`
-	Services []ServiceStatus `json:"services"`
+	Services []ServiceStatus   `json:"services"`
+	Unknown  map[string]string `json:"unknown"` // by source, why it is not known
 }
 
 // ServiceStatus is a virtual service in a Status.
