@@ -32,7 +32,7 @@ run: setup build
 
 ## demo: the same flood without and with the guard
 demo: setup build
-	$(LAB) -v -timeout 15m -run '^TestDemo$$'
+	$(LAB) -run '^TestDemo$$' ./lab/live
 
 ## test: everything that a change must pass, in under 15 minutes
 test: setup lint test-unit test-lab

@@ -193,10 +193,14 @@ func (d *Detector) ratesBetween(a, b Sample) map[netip.AddrPort]rates {
 			continue
 		}
 		rate := func(now, was uint64) float64 { return float64(now-was) / dt }
-		m[at] = rates{
+		r := rates{
 			rate(now.SYN, was.SYN), rate(now.Suspect, was.Suspect),
 			rate(now.Dropped, was.Dropped), rate(now.Fragments, was.Fragments),
 		}
+		// The counters are read one after the other while packets come: what is a
+		// part of the SYNs must not look like more than all.
+		r.suspect = min(r.suspect, r.syn)
+		m[at] = r
 	}
 	return m
 }

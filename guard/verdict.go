@@ -57,5 +57,6 @@ func (v Verdict) standby() bool {
 // seconds even if the clock reads 2.998.
 const slack = 100 * time.Millisecond
 
-// lasted says whether d, measured between ticks, is at least want.
-func lasted(d, want time.Duration) bool { return d+slack >= want }
+// lasted says whether d, measured between ticks, is at least want. The slack is
+// not added to d: since the zero time that is as long as a duration can be.
+func lasted(d, want time.Duration) bool { return d >= want-slack }

@@ -1,9 +1,11 @@
 package nft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -135,6 +137,10 @@ func (t *Table) findCounting() error {
 			counting = append(counting, s)
 		}
 	}
+	// What is part of another is read before it, so that packets that come
+	// meanwhile never make the part the larger one.
+	order := map[role]int{roleDropped: 0, roleSuspect: 1, roleService: 2, roleFragment: 3}
+	slices.SortStableFunc(counting, func(a, b setSpec) int { return cmp.Compare(order[a.role], order[b.role]) })
 	t.counting = counting
 	return nil
 }

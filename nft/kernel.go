@@ -79,8 +79,16 @@ func (k *kernel) checkDescriptor() error {
 
 func (k *kernel) close() error { return k.library.CloseLasting() }
 
-// begin gives the next call its time.
+// begin gives the next call of ours its time.
 func (k *kernel) begin() error { return k.socket.SetDeadline(time.Now().Add(timeout)) }
+
+// beginLibrary is begin for calls of google/nftables, which has a time for
+// sending alone: after a reading that ran out of time it would read again
+// without end. It needs none, because it reads only what is there: the kernel
+// answers before a sending call returns.
+func (k *kernel) beginLibrary() error {
+	return errors.Join(k.socket.SetWriteDeadline(time.Now().Add(timeout)), k.socket.SetReadDeadline(time.Time{}))
+}
 
 // explain adds to a kernel's error what to do about it.
 func explain(err error) error {
@@ -185,7 +193,7 @@ func (k *kernel) flush(generation uint32) (uint32, error) {
 		return generation, nil
 	}
 	k.queued = false
-	if err := k.begin(); err != nil {
+	if err := k.beginLibrary(); err != nil {
 		return 0, err
 	}
 	if err := k.library.FlushWithGenID(generation); err != nil {
@@ -218,7 +226,7 @@ func (k *kernel) elements(s setSpec) ([]Element, error) {
 // sets reads the table's sets without their elements; ErrNotExist without a
 // table.
 func (k *kernel) sets() ([]*nftables.Set, error) {
-	if err := k.begin(); err != nil {
+	if err := k.beginLibrary(); err != nil {
 		return nil, err
 	}
 	sets, err := k.library.GetSets(nftTable)
@@ -230,7 +238,7 @@ func (k *kernel) sets() ([]*nftables.Set, error) {
 
 // counters reads the named counters.
 func (k *kernel) counters() ([]NamedCounter, error) {
-	if err := k.begin(); err != nil {
+	if err := k.beginLibrary(); err != nil {
 		return nil, err
 	}
 	objects, err := k.library.GetObjects(nftTable)
@@ -249,7 +257,7 @@ func (k *kernel) counters() ([]NamedCounter, error) {
 // state reads the whole table; ErrNotExist without one.
 func (k *kernel) state() (State, error) {
 	var s State
-	if err := k.begin(); err != nil {
+	if err := k.beginLibrary(); err != nil {
 		return s, err
 	}
 	held, err := k.library.ListTableOfFamily(tableName, nftables.TableFamilyINet)
@@ -285,7 +293,7 @@ func (k *kernel) state() (State, error) {
 }
 
 func (k *kernel) chains() ([]Chain, error) {
-	if err := k.begin(); err != nil {
+	if err := k.beginLibrary(); err != nil {
 		return nil, err
 	}
 	held, err := k.library.ListChainsOfTableFamily(nftables.TableFamilyINet)
@@ -297,7 +305,7 @@ func (k *kernel) chains() ([]Chain, error) {
 		if h.Table.Name != tableName {
 			continue
 		}
-		if err := k.begin(); err != nil {
+		if err := k.beginLibrary(); err != nil {
 			return nil, err
 		}
 		rules, err := k.library.GetRules(nftTable, h)

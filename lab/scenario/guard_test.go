@@ -15,11 +15,12 @@ import (
 )
 
 // The lab's floods are small, because its processors are emulated: thresholds are, too. How long a flood must last is
-// as it is by default, because figures speak of it; clear_for is short only to save time.
+// as it is by default, because figures speak of it; clear_for is short only to save time. What a flood has left in the
+// table is no matter here: half_open is out of reach.
 const (
 	onset    = 3 * time.Second
 	clearFor = 5 * time.Second
-	detect   = "detect: {rate: 200, for: 3s, clear_for: 5s, total_rate: 600}\n"
+	detect   = "detect: {rate: 200, for: 3s, clear_for: 5s, total_rate: 600, half_open: 1000000}\n"
 	observe  = "mode: observe\n" + detect
 	auto     = "mode: auto\n" + detect
 )

@@ -1,0 +1,135 @@
+//go:build lab
+
+package scenario
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lvsguard/lvsguard/lab/flood"
+	"github.com/lvsguard/lvsguard/lab/site"
+)
+
+const (
+	manyServices    = 300
+	manyRealServers = 1000
+)
+
+// crowd gives the director 300 virtual services with 1,000 real servers, and their addresses and ports.
+func crowd(t *testing.T, s *site.Site, d *site.Director) []netip.AddrPort {
+	t.Helper()
+	d.Run("ip", "address", "add", s.Address(0).String()+"/32", "dev", "eth0")
+	var rules strings.Builder
+	var services []netip.AddrPort
+	for i := range manyServices {
+		at := netip.AddrPortFrom(s.Address(0), uint16(1000+i))
+		services = append(services, at)
+		fmt.Fprintf(&rules, "-A -t %s -s rr\n", at)
+	}
+	for i := range manyRealServers {
+		fmt.Fprintf(&rules, "-a -t %s -r 198.51.100.%d:%d -m\n", services[i%manyServices], 1+i%250, 2000+i)
+	}
+	file := filepath.Join(d.Dir, "crowd")
+	if err := os.WriteFile(file, []byte(rules.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Run("sh", "-c", "ipvsadm -R <"+file)
+	return services
+}
+
+// cpu is the processor time that a process has used.
+func cpu(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// After the name in parentheses: state is field 3, utime 14, stime 15, in hundredths of a second.
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+2:]))
+	var ticks int
+	for _, f := range fields[11:13] {
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// resident is the memory of a process in MiB.
+func resident(t *testing.T, pid int) float64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if kib, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			n, err := strconv.Atoi(strings.Fields(kib)[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return float64(n) / 1024
+		}
+	}
+	t.Fatal("no VmRSS")
+	panic("unreachable")
+}
+
+// TestFigureTick measures a tick with 300 services and 1,000 real servers against one 'ipvsadm -Ln --stats' over the same
+// table, and the same guard when nothing happens.
+func TestFigureTick(t *testing.T) {
+	s := site.New(t, site.Config{Idle: true})
+	d := s.Directors[0]
+	services := crowd(t, s, d)
+	guard := d.StartGuard(observe)
+
+	const seconds = 20
+	perSecond := func() time.Duration {
+		began, used := time.Now(), cpu(t, guard.Pid())
+		site.Wait(t, 2*seconds*time.Second, "ticks", func() bool { return time.Since(began) >= seconds*time.Second })
+		return time.Duration(float64(cpu(t, guard.Pid())-used) / time.Since(began).Seconds())
+	}
+	idle := perSecond()
+	t.Logf("idle: %.2f %% of a core, %.0f MiB", 100*idle.Seconds(), resident(t, guard.Pid()))
+	if idle > 20*time.Millisecond {
+		t.Errorf("idle, the guard uses %.2f %% of a core, want under 2 %%", 100*idle.Seconds())
+	}
+	if mib := resident(t, guard.Pid()); mib >= 64 {
+		t.Errorf("idle, the guard has %.0f MiB, want under 64", mib)
+	}
+
+	// A SYN to each service each second, so that every counter has moved at every tick.
+	f := s.Attacker.Flood(flood.Config{Targets: services, Rate: manyServices, Window: 1024, For: 5 * time.Minute})
+	site.Wait(t, 20*time.Second, "the guard sees SYNs on every service", func() bool {
+		return !slices.ContainsFunc(d.Status().Services, func(s site.ServiceStatus) bool {
+			return s.SYNPerSecond == nil || *s.SYNPerSecond == 0
+		})
+	})
+	tick := perSecond()
+	var list []time.Duration
+	for range 9 {
+		command := exec.Command("ipvsadm", "-Ln", "--stats")
+		if err := d.Do(command.Run); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, command.ProcessState.UserTime()+command.ProcessState.SystemTime())
+	}
+	f.Stop()
+	slices.Sort(list)
+	median := list[len(list)/2]
+	t.Logf("a tick with every counter moved: %s of processor time; ipvsadm -Ln --stats: %s (median of %d); ratio %.2f",
+		tick.Round(time.Millisecond), median.Round(time.Millisecond), len(list), tick.Seconds()/median.Seconds())
+	if tick > median {
+		t.Errorf("a tick costs %.2f times ipvsadm -Ln --stats, want at most 1", tick.Seconds()/median.Seconds())
+	}
+}
