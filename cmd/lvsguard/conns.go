@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -152,28 +153,29 @@ func extrapolated(c ipvs.Census, n int) *uint64 {
 const maxCensusRows = 20
 
 func (a *app) printCensus(c censusJSON) {
+	var head strings.Builder
 	switch {
 	case c.Complete:
-		fmt.Fprintf(a.out, "the whole table: %d connections", c.SampledEntries)
+		fmt.Fprintf(&head, "the whole table: %d connections", c.SampledEntries)
 	case c.TotalEntries != nil:
-		fmt.Fprintf(a.out, "a sample: %d of about %d entries; CONNS stands for all", c.SampledEntries+c.Templates, *c.TotalEntries)
+		fmt.Fprintf(&head, "a sample: %d of about %d entries; CONNS stands for all", c.SampledEntries+c.Templates, *c.TotalEntries)
 	default:
-		fmt.Fprintf(a.out, "a sample of %d entries; the size of the table is not known", c.SampledEntries+c.Templates)
+		fmt.Fprintf(&head, "a sample of %d entries; the size of the table is not known", c.SampledEntries+c.Templates)
 	}
 	if c.Templates > 0 {
-		fmt.Fprintf(a.out, ", %d persistence templates", c.Templates)
+		fmt.Fprintf(&head, ", %d persistence templates", c.Templates)
 	}
 	if c.Malformed > 0 {
-		fmt.Fprintf(a.out, ", %d lines not understood", c.Malformed)
+		fmt.Fprintf(&head, ", %d lines not understood", c.Malformed)
 	}
-	fmt.Fprint(a.out, "\n\n")
+	fmt.Fprintln(a.out, wrap(head.String(), ""))
 	columns := []column{{map[string]string{"state": "STATE", "service": "SERVICE", "source": "SOURCE"}[c.By], 43, false}, {"CONNS", 8, true}, {"SHARE", 6, true}}
 	if c.By == "service" {
 		columns = append(columns, column{"HALF-OPEN", 10, true})
 	}
 	var rows [][]string
 	for _, r := range c.Rows[:min(len(c.Rows), maxCensusRows)] {
-		cells := []string{r.Name, countOr(r.Connections), percentOr(r.Share)}
+		cells := []string{r.Name, countOr(r.Connections), percent(r.Share)}
 		if c.By == "service" {
 			cells = append(cells, countOr(r.HalfOpen))
 		}

@@ -22,6 +22,9 @@ directory, with the guard alive or dead. --json prints an object a line.`,
 		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var from time.Time
+			if since < 0 {
+				return usageError{fmt.Errorf("--since %s: want how long ago, as in 1h", since)}
+			}
 			if cmd.Flags().Changed("since") {
 				from = time.Now().Add(-since)
 			}
@@ -51,7 +54,8 @@ directory, with the guard alive or dead. --json prints an object a line.`,
 // printEntry writes an entry in two lines: what happened to what, and why.
 func (a *app) printEntry(e guard.Entry) {
 	about := e.Service + e.Instance + string(e.Source)
-	line := []string{e.Time.Local().Format("2006-01-02 15:04:05"), fmt.Sprintf("%-7s", e.Event)}
+	head := fmt.Sprintf("%s %-7s ", e.Time.Local().Format("2006-01-02 15:04:05"), e.Event)
+	var line []string
 	if about != "" {
 		line = append(line, about)
 	}
@@ -66,8 +70,6 @@ func (a *app) printEntry(e guard.Entry) {
 	if e.By != "" {
 		line = append(line, "by", e.By)
 	}
-	fmt.Fprintln(a.out, strings.Join(line, " "))
-	if e.Reason != "" {
-		fmt.Fprint(a.out, wrap(e.Reason, strings.Repeat(" ", 28)))
-	}
+	fmt.Fprint(a.out, hang(head, strings.Join(line, " ")))
+	fmt.Fprint(a.out, wrap(e.Reason, strings.Repeat(" ", len(head))))
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -120,13 +121,17 @@ func none(_ *cobra.Command, args []string) error {
 
 // group makes a command that only holds others.
 func group(use, short string, subs ...*cobra.Command) *cobra.Command {
+	var names []string
+	for _, s := range subs {
+		names = append(names, s.Name())
+	}
 	c := &cobra.Command{
 		Use: use, Short: short,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("%s: unknown command %q", cmd.CommandPath(), args[0])}
+				return usageError{fmt.Errorf("%s %s: want one of %s", use, args[0], strings.Join(names, ", "))}
 			}
-			return usageError{fmt.Errorf("%s: say which", cmd.CommandPath())}
+			return usageError{fmt.Errorf("%s: want one of %s", use, strings.Join(names, ", "))}
 		},
 	}
 	c.AddCommand(subs...)

@@ -40,9 +40,10 @@ func (a *app) armCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "arm SERVICE|all --for 10m",
 		Short: "Drop what bears a flood's signature and goes to a service, now",
-		Long: `Drop SYNs with a flood's signature that go to SERVICE (192.0.2.1:80,
-[2001:db8::1]:80, 192.0.2.1:*, fwmark:7), in any mode, for the time given and
-at most 24h. Nothing else is ever dropped. 'lvsguard disarm' ends it early.`,
+		Long: `Drop SYNs that bear any configured signature and go to SERVICE (192.0.2.1:80,
+[2001:db8::1]:80, 192.0.2.1:*, fwmark:7), in any mode, for the time given and at
+most 24h; with them go first fragments too short to hold a TCP header. Nothing
+else is dropped. 'lvsguard disarm' ends it early.`,
 		Args: exactly(1, "a service, or all"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("for") {

@@ -125,7 +125,7 @@ func countOr(n *uint64) string {
 	return short(float64(*n))
 }
 
-func percentOr(share *float64) string {
+func percent(share *float64) string {
 	if share == nil {
 		return "-"
 	}
@@ -145,17 +145,45 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// wrap breaks text into lines that fit the width, each after the indent.
+// wrap breaks text into lines that fit the width, each after the indent. A word
+// that is longer than a line is broken too.
 func wrap(text, indent string) string {
-	var out strings.Builder
-	line := indent
-	for _, word := range strings.Fields(text) {
-		if len(line)+1+len(word) > width && line != indent {
-			out.WriteString(strings.TrimRight(line, " ") + "\n")
-			line = indent
+	var out, line strings.Builder
+	room := width - utf8.RuneCountInString(indent)
+	used := 0
+	end := func() {
+		if used > 0 {
+			out.WriteString(indent + line.String() + "\n")
+			line.Reset()
+			used = 0
 		}
-		line += word + " "
 	}
-	out.WriteString(strings.TrimRight(line, " ") + "\n")
+	for _, word := range strings.Fields(text) {
+		letters := []rune(word)
+		if used > 0 && used+1+len(letters) > room {
+			end()
+		}
+		for ; len(letters) > room; letters = letters[room:] {
+			out.WriteString(indent + string(letters[:room]) + "\n")
+		}
+		if used > 0 {
+			line.WriteByte(' ')
+			used++
+		}
+		line.WriteString(string(letters))
+		used += len(letters)
+	}
+	end()
 	return out.String()
+}
+
+// hang is wrap with a first line that begins with head, under which the others
+// are indented.
+func hang(head, text string) string {
+	indent := strings.Repeat(" ", utf8.RuneCountInString(head))
+	body, ok := strings.CutPrefix(wrap(text, indent), indent)
+	if !ok {
+		return strings.TrimRight(head, " ") + "\n"
+	}
+	return head + body
 }

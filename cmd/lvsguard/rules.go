@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +17,93 @@ import (
 func (a *app) rulesCommand() *cobra.Command {
 	return group("rules", "The guard's own nftables table: show, install, remove",
 		a.rulesShowCommand(), a.rulesInstallCommand(), a.rulesRemoveCommand())
+}
+
+// rulesJSON is the output of rules show --json.
+type rulesJSON struct {
+	Since    *time.Time    `json:"since"`  // null: the table has no mark of ours
+	Layout   string        `json:"layout"` // tells what configuration made it
+	Dormant  bool          `json:"dormant"`
+	Counters []counterJSON `json:"counters"`
+	Sets     []setJSON     `json:"sets"`
+	Chains   []chainJSON   `json:"chains"`
+}
+
+type counterJSON struct {
+	Name string `json:"name"`
+	passedJSON
+}
+
+type setJSON struct {
+	Name     string        `json:"name"`
+	Type     string        `json:"type"`
+	Comment  string        `json:"comment"`
+	Timeout  *float64      `json:"timeout_seconds"` // null: its elements stay
+	Elements []elementJSON `json:"elements"`
+}
+
+// elementJSON is a service or a prefix of sources; its counts are null in a set
+// that does not count, its times in one whose elements stay.
+type elementJSON struct {
+	Service *ipvs.Key `json:"service,omitempty"`
+	Source  string    `json:"source,omitempty"`
+	Packets *uint64   `json:"packets"`
+	Bytes   *uint64   `json:"bytes"`
+	Expires *float64  `json:"expires_in_seconds"`
+}
+
+type chainJSON struct {
+	Name  string     `json:"name"`
+	Hook  string     `json:"hook"` // empty: other rules go there
+	Rules []ruleJSON `json:"rules"`
+}
+
+type ruleJSON struct {
+	Text    string `json:"text"`
+	Comment string `json:"comment"`
+	Foreign bool   `json:"foreign"`
+}
+
+func newRulesJSON(s nft.State) rulesJSON {
+	out := rulesJSON{Layout: s.Layout, Dormant: s.Dormant, Counters: []counterJSON{}, Sets: []setJSON{}, Chains: []chainJSON{}}
+	if !s.Since.IsZero() {
+		out.Since = &s.Since
+	}
+	for _, c := range s.Counters {
+		out.Counters = append(out.Counters, counterJSON{c.Name, passedJSON(c.Count)})
+	}
+	for _, set := range s.Sets {
+		j := setJSON{Name: set.Name, Type: set.Type, Comment: set.Comment, Timeout: secondsOrNull(set.Timeout), Elements: []elementJSON{}}
+		for _, e := range set.Elements {
+			element := elementJSON{Expires: secondsOrNull(e.Expires)}
+			if e.Source.IsValid() {
+				element.Source = e.Source.String()
+			} else {
+				element.Service = &ipvs.Key{Protocol: ipvs.TCP, Addr: e.Service}
+			}
+			if set.Counts {
+				element.Packets, element.Bytes = &e.Count.Packets, &e.Count.Bytes
+			}
+			j.Elements = append(j.Elements, element)
+		}
+		out.Sets = append(out.Sets, j)
+	}
+	for _, c := range s.Chains {
+		j := chainJSON{Name: c.Name, Hook: c.Hook, Rules: []ruleJSON{}}
+		for _, r := range c.Rules {
+			j.Rules = append(j.Rules, ruleJSON(r))
+		}
+		out.Chains = append(out.Chains, j)
+	}
+	return out
+}
+
+func secondsOrNull(d time.Duration) *float64 {
+	if d == 0 {
+		return nil
+	}
+	s := d.Seconds()
+	return &s
 }
 
 func (a *app) rulesShowCommand() *cobra.Command {
@@ -37,7 +125,7 @@ func (a *app) rulesShowCommand() *cobra.Command {
 			if err != nil {
 				return withRemedy(err)
 			}
-			return a.printJSON(state)
+			return a.printJSON(newRulesJSON(state))
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")

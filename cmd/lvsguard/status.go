@@ -7,7 +7,9 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -102,18 +104,23 @@ var statusColumns = []column{
 }
 
 func writeStatus(w io.Writer, s *guard.Status, now time.Time) {
-	fmt.Fprintf(w, "mode %s (from %s)", s.Mode, s.ModeFrom)
+	mode := fmt.Sprintf("mode %s (from %s)", s.Mode, s.ModeFrom)
 	if s.PausedUntil != nil {
-		fmt.Fprintf(w, ", automatic drops PAUSED for %s", span(s.PausedUntil.Sub(now)))
+		mode += fmt.Sprintf(", automatic drops PAUSED for %s", span(s.PausedUntil.Sub(now)))
 	}
-	for i, r := range s.Roles {
-		sep := ", "
-		if i == 0 {
-			sep = "    roles: "
-		}
-		fmt.Fprintf(w, "%s%s %s for %s", sep, r.Instance, r.Role, span(now.Sub(r.Since)))
+	var roles []string
+	for _, r := range s.Roles {
+		roles = append(roles, fmt.Sprintf("%s %s for %s", r.Instance, r.Role, span(now.Sub(r.Since))))
 	}
-	fmt.Fprintln(w)
+	line := mode + "    roles: " + strings.Join(roles, ", ")
+	switch {
+	case len(roles) == 0:
+		fmt.Fprintln(w, mode)
+	case utf8.RuneCountInString(line) <= width:
+		fmt.Fprintln(w, line)
+	default:
+		fmt.Fprintf(w, "%s\n%s", mode, hang("roles: ", strings.Join(roles, ", ")))
+	}
 	if age := now.Sub(s.Time); age > 5*time.Second {
 		fmt.Fprintf(w, "STALE: the guard last looked %s ago\n", span(age))
 	}
@@ -121,7 +128,7 @@ func writeStatus(w io.Writer, s *guard.Status, now time.Time) {
 	for _, svc := range s.Services {
 		rows = append(rows, []string{
 			svc.Service.String(), verdictWord(svc.Verdict), shortOr(svc.SYN), shortOr(svc.Suspect),
-			percentOr(svc.Share), shortOr(svc.Dropped), countOr(svc.Active), countOr(svc.Inactive),
+			shareWord(svc), shortOr(svc.Dropped), countOr(svc.Active), countOr(svc.Inactive),
 			leaseWord(svc.Lease, now),
 		})
 	}
@@ -149,6 +156,14 @@ func verdictWord(v guard.State) string {
 	return string(v)
 }
 
+// shareWord tells a share that is not known from one that there is none of.
+func shareWord(s guard.ServiceStatus) string {
+	if s.SYN == nil {
+		return unknownMark
+	}
+	return percent(s.Share)
+}
+
 func leaseWord(l *guard.Lease, now time.Time) string {
 	if l == nil {
 		return "-"
@@ -161,11 +176,26 @@ func leaseWord(l *guard.Lease, now time.Time) string {
 // not calm, and what is not known.
 func writeNotes(w io.Writer, s *guard.Status) {
 	var notes bytes.Buffer
+	var unknown []string // reasons, in their order
+	services := make(map[string][]string)
 	for _, svc := range s.Services {
 		switch svc.Verdict {
 		case guard.Flood, guard.Rising, guard.HalfOpenFlood:
 			notes.WriteString(wrap(svc.Service.String()+": "+svc.Reason, "  "))
+		case guard.Unknown:
+			if services[svc.Reason] == nil {
+				unknown = append(unknown, svc.Reason)
+			}
+			services[svc.Reason] = append(services[svc.Reason], svc.Service.String())
 		}
+	}
+	for _, reason := range unknown {
+		names := services[reason]
+		about := names[0]
+		if n := len(names) - 1; n > 0 {
+			about += fmt.Sprintf(" and %d more", n)
+		}
+		notes.WriteString(wrap(fmt.Sprintf("unknown, %s: %s", about, reason), "  "))
 	}
 	for _, src := range slices.Sorted(maps.Keys(s.Unknown)) {
 		notes.WriteString(wrap(fmt.Sprintf("unknown, %s: %s", src, s.Unknown[src]), "  "))
