@@ -97,13 +97,17 @@ func explain(err error) error {
 		return nil
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		return fmt.Errorf("nf_tables wants CAP_NET_ADMIN in this network namespace: %w", err)
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("the kernel refuses: it may lack nf_tables (modprobe nf_tables, CONFIG_NF_TABLES_INET): %w", err)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
+		return noTables(err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("the kernel did not answer within %v: %w", timeout, err)
 	default:
 		return err
 	}
+}
+
+func noTables(err error) error {
+	return fmt.Errorf("the kernel has no nf_tables (modprobe nf_tables, CONFIG_NF_TABLES_INET): %w", err)
 }
 
 // passing tells whether another try with a fresh reading may succeed: the
@@ -154,6 +158,9 @@ func (k *kernel) execute(kind uint16, flags netlink.HeaderFlags, attributes ...n
 // raises by one.
 func (k *kernel) generation() (uint32, error) {
 	answers, err := k.execute(unix.NFT_MSG_GETGEN, 0)
+	if errors.Is(err, unix.EINVAL) {
+		err = noTables(err) // as nfnetlink answers for a subsystem that it does not have
+	}
 	if err != nil {
 		return 0, fmt.Errorf("read the generation: %w", explain(err))
 	}
