@@ -103,6 +103,7 @@ func (c *Client) services(ctx context.Context) (services []Service, err error) {
 	if err := c.dial(); err != nil {
 		return nil, err
 	}
+	services = make([]Service, 0, len(c.known))
 	err = c.conn.dump(c.family, commandGetService, familyVersion, nil, func(attrs []byte) error {
 		s, err := decodeService(attrs)
 		services = append(services, s)

@@ -89,13 +89,12 @@ func decodeService(b []byte) (Service, error) {
 		return Service{}, err
 	}
 	var (
-		s         Service
-		family    uint16
-		addr      []byte
-		port      uint16
-		flags     uint32
-		timeout   uint32
-		haveTotal bool
+		s            Service
+		family, port uint16
+		addr         []byte
+		flags        uint32
+		timeout      uint32
+		wide, narrow []byte
 	)
 	for a := walk(content, &err); a.next(); {
 		switch a.kind {
@@ -115,12 +114,17 @@ func decodeService(b []byte) (Service, error) {
 			flags = a.uint32()
 		case serviceTimeout:
 			timeout = a.uint32()
-		case serviceStats, serviceStats64:
-			haveTotal = decodeStats(&a, a.kind == serviceStats64, &s.Stats) || haveTotal
+		case serviceStats:
+			narrow = a.value
+		case serviceStats64:
+			wide = a.value
 		}
 	}
-	if err != nil || !haveTotal {
-		return Service{}, errMalformed
+	if err != nil {
+		return Service{}, err
+	}
+	if s.Stats, err = decodeStats(wide, narrow); err != nil {
+		return Service{}, err
 	}
 	if s.Key.Mark != 0 {
 		s.Key.Protocol = 0
@@ -147,10 +151,10 @@ func decodeRealServer(b []byte, family uint16) (RealServer, error) {
 		return RealServer{}, err
 	}
 	var (
-		rs        RealServer
-		addr      []byte
-		port      uint16
-		haveTotal bool
+		rs           RealServer
+		addr         []byte
+		port         uint16
+		wide, narrow []byte
 	)
 	for a := walk(content, &err); a.next(); {
 		switch a.kind {
@@ -172,27 +176,38 @@ func decodeRealServer(b []byte, family uint16) (RealServer, error) {
 			rs.InActConn = a.uint32()
 		case destPersistConn:
 			rs.PersistConn = a.uint32()
-		case destStats, destStats64:
-			haveTotal = decodeStats(&a, a.kind == destStats64, &rs.Stats) || haveTotal
+		case destStats:
+			narrow = a.value
+		case destStats64:
+			wide = a.value
 		case destFamily:
 			family = a.uint16()
 		}
 	}
+	if err != nil {
+		return RealServer{}, err
+	}
+	if rs.Stats, err = decodeStats(wide, narrow); err != nil {
+		return RealServer{}, err
+	}
 	ip, ok := decodeAddr(family, addr)
-	if err != nil || !ok || !haveTotal || rs.Method == "" {
+	if !ok || rs.Method == "" {
 		return RealServer{}, errMalformed
 	}
 	rs.Addr = netip.AddrPortFrom(ip, port)
 	return rs, nil
 }
 
-// decodeStats reads the totals of a. The 64-bit ones come after the 32-bit ones
-// and take their place.
-func decodeStats(a *attributes, wide bool, s *Stats) bool {
+// decodeStats reads totals of 64 bits, or where the kernel has none those of 32.
+func decodeStats(wide, narrow []byte) (s Stats, err error) {
+	totals := wide
+	if wide == nil {
+		totals = narrow
+	}
 	found := 0
-	for n := walk(a.value, a.err); n.next(); {
+	for a := walk(totals, &err); a.next(); {
 		var total *uint64
-		switch n.kind {
+		switch a.kind {
 		case statsConnections:
 			total = &s.Connections
 		case statsPacketsIn:
@@ -207,13 +222,16 @@ func decodeStats(a *attributes, wide bool, s *Stats) bool {
 			continue
 		}
 		found++
-		if bytes := n.kind >= statsBytesIn; wide || bytes { // bytes were always 64 bits wide
-			*total = n.uint64()
+		if wide != nil || a.kind >= statsBytesIn { // bytes were always 64 bits wide
+			*total = a.uint64()
 		} else {
-			*total = uint64(n.uint32())
+			*total = uint64(a.uint32())
 		}
 	}
-	return found == 5
+	if found != 5 && err == nil {
+		err = errMalformed
+	}
+	return s, err
 }
 
 // decodeAddr reads an address out of a union nf_inet_addr.

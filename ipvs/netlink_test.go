@@ -265,3 +265,14 @@ func FuzzDecode(f *testing.F) {
 func knownProtocol(k Key) bool {
 	return k.Mark != 0 || k.Protocol == TCP || k.Protocol == UDP || k.Protocol == SCTP
 }
+
+func BenchmarkDecodeService(b *testing.B) {
+	attrs := serviceAttrs(attribute{serviceFamily, u16(unix.AF_INET)}, attribute{serviceProtocol, u16(6)}, attribute{serviceAddr, union("192.0.2.1")}, attribute{servicePort, port(80)},
+		attribute{serviceScheduler, text("wlc")}, attribute{serviceFlags, flags(3)}, attribute{serviceTimeout, u32(300)}, attribute{serviceStats, stats32(narrow)}, attribute{serviceStats64, stats64(wide)})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := decodeService(attrs); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
