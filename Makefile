@@ -77,17 +77,21 @@ bench: setup build
 	LVSGUARD_PRIVILEGED=1 $(GO) test -run '^$$' -bench . -benchtime 1x ./...
 	$(LAB) -v -run '^TestFigure'
 
-## install: the binary, its unit and a commented configuration
+## install: the binary, its unit, a commented configuration, keepalived's sample
+INSTALLED = sed 's,/usr/sbin/lvsguard,$(PREFIX)/sbin/lvsguard,'
 install: build
 	install -D -m 0755 bin/lvsguard $(DESTDIR)$(PREFIX)/sbin/lvsguard
-	install -d -m 0755 $(DESTDIR)$(UNITDIR)
-	sed 's,/usr/sbin/lvsguard,$(PREFIX)/sbin/lvsguard,' deploy/lvsguard.service >$(DESTDIR)$(UNITDIR)/lvsguard.service
+	install -d -m 0755 $(DESTDIR)$(UNITDIR) $(DESTDIR)$(PREFIX)/share/doc/lvsguard
+	$(INSTALLED) deploy/lvsguard.service >$(DESTDIR)$(UNITDIR)/lvsguard.service
+	$(INSTALLED) deploy/keepalived/keepalived.conf >$(DESTDIR)$(PREFIX)/share/doc/lvsguard/keepalived.conf
 	test -e $(DESTDIR)$(SYSCONFDIR)/lvsguard/lvsguard.yaml || \
 	  install -D -m 0640 deploy/lvsguard.yaml $(DESTDIR)$(SYSCONFDIR)/lvsguard/lvsguard.yaml
 	@echo "Installed. Next: systemctl daemon-reload && systemctl enable --now lvsguard && lvsguard status"
+	@echo "How to wire keepalived: $(PREFIX)/share/doc/lvsguard/keepalived.conf"
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/sbin/lvsguard $(DESTDIR)$(UNITDIR)/lvsguard.service
+	rm -rf $(DESTDIR)$(PREFIX)/share/doc/lvsguard
 
 clean:
 	rm -rf bin lab/out

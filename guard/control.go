@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ type view struct {
 	sample      Sample
 	verdicts    []Verdict // of sample.Services, in their order
 	leases      map[ipvs.Key]Lease
+	declined    map[ipvs.Key]bool
 	tickTook    time.Duration
 }
 
@@ -52,7 +54,9 @@ func (d *Daemon) Status() *Status {
 		if l, ok := v.leases[verdict.Service]; ok {
 			held = &l
 		}
-		s.Services = append(s.Services, newServiceStatus(v.sample.Services[i], verdict, held, v.sample.Unknown))
+		svc := newServiceStatus(v.sample.Services[i], verdict, held, v.sample.Unknown)
+		svc.Declined = v.declined[verdict.Service]
+		s.Services = append(s.Services, svc)
 	}
 	return s
 }
@@ -61,7 +65,7 @@ func (d *Daemon) Status() *Status {
 func (d *Daemon) publish(now time.Time) {
 	d.view.Store(&view{
 		at: now, mode: d.policy.Mode(), modeFrom: d.modeFrom, pausedUntil: d.policy.PausedUntil(now),
-		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), tickTook: d.tickTook,
+		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), declined: d.policy.Declined(), tickTook: d.tickTook,
 	})
 }
 
@@ -169,7 +173,9 @@ func (d *Daemon) command(now time.Time, c Command, who string) (Result, error) {
 	}
 	switch c.Verb {
 	case VerbMode:
-		d.note(now, Entry{Event: EventMode, From: string(d.policy.Mode()), To: string(c.Mode), By: who})
+		if was := d.policy.Mode(); was != c.Mode {
+			d.note(now, Entry{Event: EventMode, From: string(was), To: string(c.Mode), By: who})
+		}
 		d.policy.SetMode(c.Mode)
 		d.modeFrom = ModeFromToggle
 	case VerbArm:
@@ -192,6 +198,8 @@ func (d *Daemon) command(now time.Time, c Command, who string) (Result, error) {
 			d.policy.Disarm(v.Service, who)
 		}
 		d.note(now, Entry{Event: EventTable, To: "removed", By: who})
+		d.sample.Unknown = maps.Clone(d.sample.Unknown)
+		d.sample.Unknown[SourceNft] = whyRemoved
 	case VerbInstall:
 		d.removed = false
 		d.keepTable(now, watchedAddresses(d.sample.Services))

@@ -109,11 +109,11 @@ func (d *Daemon) Open() (err error) {
 	}
 	d.use(cfg)
 	if err := os.MkdirAll(d.opts.StateDir, 0o750); err != nil {
-		return fmt.Errorf("make the state directory: %w", err)
+		return fmt.Errorf("make the state directory: %w (run as root, or give another --state-dir)", err)
 	}
 	// 0755: keepalived starts its hook as a user without rights.
 	if err := os.MkdirAll(filepath.Dir(d.opts.HookSocket), 0o755); err != nil {
-		return fmt.Errorf("make the runtime directory: %w", err)
+		return fmt.Errorf("make the runtime directory: %w (run as root, or give another --socket)", err)
 	}
 	defer func() {
 		if err != nil {

@@ -247,7 +247,7 @@ func (d *Detector) judge(from, now time.Time, svc Service, st *serviceState, byA
 	case st.own.active && !st.own.under.IsZero():
 		v.State, v.Reason = Flood, fmt.Sprintf("%s, under %.0f/s: over after %s", measured, cfg.clearRate(cfg.Rate), cfg.ClearFor)
 	case st.own.active:
-		v.State, v.Reason = Flood, fmt.Sprintf("%s (threshold %.0f/s and %.0f %%)", measured, cfg.Rate, 100*cfg.Share)
+		v.State, v.Reason = Flood, fmt.Sprintf("%s (threshold %.0f/s and %.0f%%)", measured, cfg.Rate, 100*cfg.Share)
 	case st.inAddress.joined:
 		v.State, v.Reason = Flood, fmt.Sprintf("%s, part of %.0f/s on %s (threshold %.0f/s)", measured, sums[address].suspect, address, d.cfg.Detect.Rate)
 	case st.inTotal.joined:
@@ -259,7 +259,7 @@ func (d *Detector) judge(from, now time.Time, svc Service, st *serviceState, byA
 	case overShare && !d.total.over.IsZero():
 		v.State, v.Reason = Rising, fmt.Sprintf("%s, part of %.0f/s on all services", measured, total.suspect)
 	case st.halfOpen.active:
-		v.State, v.Reason = HalfOpenFlood, fmt.Sprintf("about %.0f half-open entries, %.0f %% of this service's, and no signature explains them", halfOpen, 100*halfOpenShare)
+		v.State, v.Reason = HalfOpenFlood, fmt.Sprintf("about %.0f half-open entries, %.0f%% of this service's, and no signature explains them", halfOpen, 100*halfOpenShare)
 	default:
 		v.State, v.Reason = Calm, measured
 	}

@@ -201,9 +201,11 @@ func (d *Daemon) readHeld(now time.Time, unknown map[Source]string) []roleChange
 	return d.roles.look(now, held)
 }
 
+const whyRemoved = "the table was removed by an operator; lvsguard rules install brings it back"
+
 func (d *Daemon) readCounters(now time.Time, unknown map[Source]string) map[netip.AddrPort]Counters {
 	if d.removed {
-		unknown[SourceNft] = "the table was removed by an operator; lvsguard rules install brings it back"
+		unknown[SourceNft] = whyRemoved
 		return nil
 	}
 	read, err := d.table.Counters()

@@ -327,6 +327,21 @@ func (p *Policy) Leases() map[ipvs.Key]Lease {
 	return leases
 }
 
+// Declined returns the services that an operator has disarmed in the middle of
+// what would arm them again. The automatic lease waits for that to end.
+func (p *Policy) Declined() map[ipvs.Key]bool {
+	var declined map[ipvs.Key]bool
+	for k, l := range p.leases {
+		if l.declined && p.mode == Auto {
+			if declined == nil {
+				declined = make(map[ipvs.Key]bool)
+			}
+			declined[k] = true
+		}
+	}
+	return declined
+}
+
 // armed says whether the service has a lease.
 func (p *Policy) armed(k ipvs.Key) bool { return p.leases[k] != nil && p.leases[k].by != "" }
 

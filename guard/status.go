@@ -54,9 +54,12 @@ type ServiceStatus struct {
 	Reason     string    `json:"reason"`
 	Since      time.Time `json:"since"`
 	Figures
-	Active   *uint64           `json:"active_connections"`
-	Inactive *uint64           `json:"inactive_connections"`
-	Lease    *Lease            `json:"lease"`
+	Active   *uint64 `json:"active_connections"`
+	Inactive *uint64 `json:"inactive_connections"`
+	Lease    *Lease  `json:"lease"`
+	// Declined: an operator disarmed it, and the automatic lease waits for the
+	// present flood to end.
+	Declined bool              `json:"automatic_declined"`
 	Unknown  map[string]string `json:"unknown,omitempty"` // by key of this object, why it is null
 }
 

@@ -29,7 +29,7 @@ func walkKeys(n *yaml.Node, t reflect.Type, depth int) error {
 		t = t.Elem()
 	}
 	if decodesItself(t) {
-		return nil
+		return checkText(n, t)
 	}
 	if n.Kind == yaml.AliasNode {
 		return fmt.Errorf("line %d: aliases are not supported here: write the value out", n.Line)
@@ -54,11 +54,8 @@ func walkKeys(n *yaml.Node, t reflect.Type, depth int) error {
 		}
 	case reflect.Map:
 		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
-			// Keys that decode themselves do not know their line.
-			if key, ok := reflect.New(t.Key()).Interface().(encoding.TextUnmarshaler); ok {
-				if err := key.UnmarshalText([]byte(n.Content[i].Value)); err != nil {
-					return fmt.Errorf("line %d: %w", n.Content[i].Line, err)
-				}
+			if err := checkText(n.Content[i], t.Key()); err != nil {
+				return err
 			}
 			if err := walkKeys(n.Content[i+1], t.Elem(), depth+1); err != nil {
 				return err
@@ -76,6 +73,19 @@ func walkKeys(n *yaml.Node, t reflect.Type, depth int) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// checkText tries what decodes itself from text: its own error would not name
+// the line.
+func checkText(n *yaml.Node, t reflect.Type) error {
+	into, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler)
+	if !ok || n.Kind != yaml.ScalarNode {
+		return nil
+	}
+	if err := into.UnmarshalText([]byte(n.Value)); err != nil {
+		return fmt.Errorf("line %d: %w", n.Line, err)
 	}
 	return nil
 }

@@ -365,7 +365,7 @@ func TestSample(t *testing.T) {
 	copyFile(t, binary, os.Args[0])
 	path := filepath.Join(dir, "keepalived.conf")
 	text := readFileText(t, "../deploy/keepalived/keepalived.conf")
-	writeFile(t, path, strings.ReplaceAll(text, "/usr/bin/lvsguard", binary))
+	writeFile(t, path, strings.ReplaceAll(text, "/usr/sbin/lvsguard", binary))
 
 	for _, id := range []string{"lvs1", "lvs2"} {
 		report := filepath.Join(dir, "report")
