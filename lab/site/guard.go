@@ -37,7 +37,7 @@ func (d *Director) StartGuard(config string) *Process {
 		if err != nil {
 			problem = err
 		}
-		ready = err == nil && status.Mode != ""
+		ready = err == nil && status.Tick > 0
 		return ready
 	})
 	return guard
@@ -101,7 +101,8 @@ type Status struct {
 		Role     string `json:"role"`
 	} `json:"roles"`
 	Services []ServiceStatus   `json:"services"`
-	Unknown  map[string]string `json:"unknown"` // by source, why it is not known
+	Unknown  map[string]string `json:"unknown"`           // by source, why it is not known
+	Tick     float64           `json:"tick_milliseconds"` // what the last sample took; 0 before the first
 }
 
 // ServiceStatus is a virtual service in a Status.
