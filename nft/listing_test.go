@@ -90,7 +90,7 @@ func TestListing(t *testing.T) {
 			table := open(t, s.director, cfg)
 			watched := services("192.0.2.1:80", "192.0.2.2:0", "[2001:db8::1]:443", "[2001:db8::2]:0", "192.0.2.1:443", "192.0.2.10:80")
 			ensure(t, table, watched)
-			if err := table.Arm(map[netip.AddrPort]time.Duration{watched[0]: 90 * time.Minute, watched[1]: 1500 * time.Millisecond, watched[3]: defaultLease}); err != nil {
+			if err := table.Arm(map[netip.AddrPort]time.Duration{watched[0]: 90 * time.Minute, watched[1]: 90500 * time.Millisecond, watched[3]: defaultLease}); err != nil {
 				t.Fatal(err)
 			}
 			for _, f := range []frame{{src: "198.51.100.7", dst: "192.0.2.1", dport: 80}, {src: "2001:db8:f::1", dst: "2001:db8::1", dport: 443}} {
