@@ -122,7 +122,7 @@ func (o options) test(ctx context.Context, work string) (int, error) {
 	packages := o.arguments
 	switch {
 	case o.live:
-		packages, o.timeout = []string{module + "/lab/live"}, 0
+		packages, o.run, o.timeout = []string{module + "/lab/live"}, "^TestLive$", 0
 	case len(packages) == 0:
 		packages = []string{module + "/lab/scenario"}
 	}
@@ -149,6 +149,9 @@ func (o options) test(ctx context.Context, work string) (int, error) {
 	}
 	if len(boots) == 0 {
 		return 0, fmt.Errorf("no tests to run: nothing matches -run %q", o.run)
+	}
+	if o.live {
+		fmt.Fprintln(os.Stderr, "lab: booting a site, which takes half a minute; Ctrl-C ends it")
 	}
 	status := 0
 	for i, commands := range boots {
