@@ -289,8 +289,8 @@ func TestJSONKeys(t *testing.T) {
 		roles roles.instance roles.role roles.since
 		services services.service services.protocol services.forwarding services.instance services.verdict services.reason services.since
 		services.syn_per_second services.suspect_per_second services.suspect_share services.dropped_per_second services.fragments_per_second
-		services.half_open_connections services.active_connections services.inactive_connections
-		services.lease services.lease.by services.lease.since services.lease.expires_at services.automatic_declined services.unknown services.unknown.forwarding
+		services.half_open_connections services.automatic_declined services.active_connections services.inactive_connections
+		services.lease services.lease.by services.lease.since services.lease.expires_at services.unknown services.unknown.forwarding
 		total total.syn_per_second total.suspect_per_second total.suspect_share total.dropped_per_second total.fragments_per_second total.half_open_connections
 		journal journal.lost_entries journal.error`)
 	c := someCounters()
