@@ -225,10 +225,7 @@ func compile(ctx context.Context, work string, packages []string) ([]binary, err
 	if !guard {
 		return binaries, nil
 	}
-	if err := lab.Build(ctx, filepath.Join(work, "lvsguard"), module+"/cmd/lvsguard"); err != nil {
-		fmt.Fprintln(os.Stderr, "lab: without the guard:", err)
-	}
-	return binaries, nil
+	return binaries, lab.Build(ctx, filepath.Join(work, "lvsguard"), module+"/cmd/lvsguard")
 }
 
 // tests finds what run selects: whether there is any test that shares a boot, and those that want their own.
