@@ -213,6 +213,9 @@ func (d *Daemon) readCounters(now time.Time, unknown map[Source]string) map[neti
 		unknown[SourceNft] = err.Error()
 		return nil
 	}
+	if read.Unmoved && d.sample.Counters != nil {
+		return d.sample.Counters
+	}
 	counters := make(map[netip.AddrPort]Counters, len(read.Services))
 	for at, c := range read.Services {
 		counters[at] = Counters{

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -25,6 +26,9 @@ func (c Count) Add(o Count) Count {
 type Counters struct {
 	Since    time.Time
 	Services map[netip.AddrPort]ServiceCounters
+	// Unmoved: nothing was counted since the reading before by the same Table,
+	// and Services is the very map that it returned.
+	Unmoved  bool
 	Loopback Count // SYNs and TCP fragments that came in on lo
 	Allowed  Count // SYNs and TCP fragments from Config.Allow
 }
@@ -84,6 +88,20 @@ func (t *Table) readCounters() (Counters, error) {
 			c.Allowed = n.Count
 		}
 	}
+	// Nothing moves that is no SYN to a service or a fragment, and nearly always
+	// nothing has: then the other sets need not be read.
+	generation, err := t.kernel.generation()
+	if err != nil {
+		return Counters{}, err
+	}
+	moves, err := t.readMoves()
+	if err != nil {
+		return Counters{}, err
+	}
+	if t.last.Services != nil && generation == t.lastAt && maps.Equal(moves, t.moves) {
+		c.Services, c.Unmoved = t.last.Services, true
+		return c, nil
+	}
 	fragments := map[netip.Addr]Count{}
 	for _, s := range t.counting {
 		elements, err := t.kernel.elements(s)
@@ -102,7 +120,31 @@ func (t *Table) readCounters() (Counters, error) {
 		counters.Fragment = fragments[service.Addr()]
 		c.Services[service] = counters
 	}
+	t.last, t.lastAt, t.moves = c, generation, moves
 	return c, nil
+}
+
+// A move is an element that counts first of all, before any signature.
+type move struct {
+	set     setSpec
+	service netip.AddrPort
+}
+
+func (t *Table) readMoves() (map[move]uint64, error) {
+	moves := make(map[move]uint64, len(t.moves))
+	for _, s := range t.counting {
+		if s.role != roleService && s.role != roleFragment {
+			continue
+		}
+		elements, err := t.kernel.elements(s)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range elements {
+			moves[move{s, e.Service}] = e.Count.Packets
+		}
+	}
+	return moves, nil
 }
 
 // with returns c with what a set has counted for the service.
@@ -141,6 +183,6 @@ func (t *Table) findCounting() error {
 	// meanwhile never make the part the larger one.
 	order := map[role]int{roleDropped: 0, roleSuspect: 1, roleService: 2, roleFragment: 3}
 	slices.SortStableFunc(counting, func(a, b setSpec) int { return cmp.Compare(order[a.role], order[b.role]) })
-	t.counting = counting
+	t.counting, t.last = counting, Counters{}
 	return nil
 }

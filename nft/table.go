@@ -31,6 +31,9 @@ type Table struct {
 
 	counting []setSpec // the sets that count, as the kernel has them; nil: not read yet
 	since    time.Time
+	last     Counters        // the last reading of everything
+	lastAt   uint32          // the generation of that
+	moves    map[move]uint64 // what stood in the sets that move first, just before it
 }
 
 // Open prepares for the table and touches nothing. The error is one that
