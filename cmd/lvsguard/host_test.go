@@ -26,8 +26,9 @@ import (
 // run as it would be on a machine of its own.
 type host struct {
 	*netns.Host
-	t   *testing.T
-	dir string
+	t      *testing.T
+	dir    string
+	client *serve.Client
 }
 
 // newHost makes a host that watches two addresses. Its test runs beside those
@@ -44,6 +45,7 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	h := &host{Host: netns.New(t), t: t, dir: dir}
+	h.client = serve.NewClient(h.path("run/control.sock"))
 	h.configure("")
 	return h
 }
@@ -108,7 +110,7 @@ func (h *host) fails(cmd *exec.Cmd, want ...string) {
 // status asks in this process: it is asked over and over.
 func (h *host) status() *guard.Status {
 	h.t.Helper()
-	s, err := serve.NewClient(h.path("run/control.sock")).Status(soon(h.t))
+	s, err := h.client.Status(soon(h.t))
 	if err != nil {
 		h.t.Fatal(err)
 	}
