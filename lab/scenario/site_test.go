@@ -40,6 +40,12 @@ func TestSiteFailsOver(t *testing.T) {
 		}
 		first.StartKeepalived()
 		site.Wait(t, limit, "the first master is master again", func() bool { return s.Master() == first })
+
+		first.Cable("down")
+		site.Wait(t, limit, "the other takes over from one that is cut off", func() bool { return s.Master() == second })
+		first.Cable("up")
+		site.Wait(t, limit, "the first master is master once more", func() bool { return s.Master() == first })
+		site.Wait(t, limit, "it serves", func() bool { return s.Client.Get(1) == 1 })
 	}, site.DR4, site.NAT6)
 }
 

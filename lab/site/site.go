@@ -187,6 +187,7 @@ func (s *Site) build() error {
 			"ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0",
 			"ipv6/conf/all/accept_dad=0", "ipv6/conf/default/accept_dad=0",
 			"ipv6/conf/all/accept_ra=0", "ipv6/conf/default/accept_ra=0",
+			"ipv6/conf/all/keep_addr_on_down=1", "ipv6/conf/default/keep_addr_on_down=1",
 		}
 		forwards = append(everywhere[:len(everywhere):len(everywhere)],
 			"ipv4/ip_forward=1", "ipv6/conf/all/forwarding=1",
