@@ -111,8 +111,60 @@ func TestBootUnderFlood(t *testing.T) {
 	}, site.DR4)
 }
 
+// TestAloneClock: the wall clock jumps a day ahead and back in mid-flood, and nothing that the guard does follows it.
+func TestAloneClock(t *testing.T) {
+	underFlood(t, site.Config{}, func(t *testing.T, s *site.Site, d *site.Director, _ *site.Process, g *gauge) {
+		for _, jump := range []time.Duration{24 * time.Hour, -48 * time.Hour} {
+			admitted := d.Admitted()
+			now := unix.NsecToTimeval(time.Now().Add(jump).UnixNano())
+			if err := unix.Settimeofday(&now); err != nil {
+				t.Fatal(err)
+			}
+			before := g.dropped()
+			site.Wait(t, time.Minute, "more than a renewal's worth of flood is dropped", func() bool { return g.dropped() > before+20*uint64(night.Rate) })
+			if n := d.Admitted() - admitted; n != 0 {
+				t.Errorf("the clock jumped by %s, and %d packets were let in", jump, n)
+			}
+			if by := leaseOf(d, 0); by != "auto" {
+				t.Errorf("the clock jumped by %s, and the lease is by %q", jump, by)
+			}
+		}
+	}, site.DR4)
+}
+
+// TestCable: the interface goes down, comes back under another name, and the guard knows at every step whether it holds
+// the address. keepalived tells it by its FIFO and by its script.
+func TestCable(t *testing.T) {
+	config := site.Config{
+		Global: func(d *site.Director) string { return "notify_fifo " + d.FIFO() },
+		Instance: func(d *site.Director) string {
+			return fmt.Sprintf("notify \"%s --socket %s notify\"", os.Getenv("LVSGUARD_BIN"), d.GuardSocket())
+		},
+	}
+	site.Each(t, config, func(t *testing.T, s *site.Site) {
+		d := s.Master()
+		guard := d.StartGuard(auto + fmt.Sprintf("keepalived: {config: %s, fifo: %s}\n", d.KeepalivedConf(), d.FIFO()))
+		role := func() string { return d.Status().Roles[0].Role }
+		site.Wait(t, 5*time.Second, "MASTER", func() bool { return role() == "MASTER" })
+		d.Cable("down")
+		site.Wait(t, 10*time.Second, "FAULT, and armed", func() bool { return role() == "FAULT" && leaseOf(d, 0) == "prearm" })
+		d.Cable("up")
+		site.Wait(t, limit, "MASTER again", func() bool { return role() == "MASTER" })
+		d.Keepalived.Signal(unix.SIGHUP) // makes the FIFO anew
+		if err := os.WriteFile(d.FIFO(), []byte("garbage\x00\xff\nINSTANCE \"VI_1\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+		d.StopKeepalived()
+		site.Wait(t, 10*time.Second, "STOP", func() bool { return role() == "STOP" })
+		if !guard.Running() {
+			t.Error("the guard has ended")
+		}
+	}, site.DR4)
+}
+
 // TestStopped: a guard that hangs for 90 s opens the gate, and closes it when it goes on.
 func TestStopped(t *testing.T) {
+	t.Parallel() // it mostly waits, as TestKilledForGood does
 	underFlood(t, site.Config{}, func(t *testing.T, s *site.Site, d *site.Director, guard *site.Process, g *gauge) {
 		guard.Signal(unix.SIGSTOP)
 		admitted, stopped := d.Admitted(), time.Now()

@@ -234,6 +234,7 @@ func TestRestart(t *testing.T) {
 
 // TestKilledForGood: without a guard the kernel lifts the mitigation by itself.
 func TestKilledForGood(t *testing.T) {
+	t.Parallel() // it mostly waits, as TestStopped does
 	underFlood(t, site.Config{}, func(t *testing.T, s *site.Site, d *site.Director, guard *site.Process, _ *gauge) {
 		guard.Kill()
 		killed, admitted := time.Now(), d.Admitted()
