@@ -50,7 +50,7 @@ run: setup build
 
 ## demo: the same flood without and with the guard
 demo: setup build
-	$(LAB) -run '^TestDemo$$' ./lab/live
+	$(LAB) -v -run '^TestDemo$$' ./lab/live
 
 ## test: everything that a change must pass, in under 15 minutes
 test: setup lint cross test-unit test-lab
