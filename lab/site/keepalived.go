@@ -32,7 +32,7 @@ func (d *Director) startKeepalived() error {
 	if err != nil {
 		return err
 	}
-	d.Keepalived, err = d.start("keepalived", "--dont-fork", "--log-console", "--log-detail", "--use-file", d.KeepalivedConf())
+	d.Keepalived, err = d.start("keepalived", "--dont-fork", "--no-syslog", "--log-console", "--log-detail", "--use-file", d.KeepalivedConf())
 	return err
 }
 
