@@ -64,12 +64,11 @@ const entryBytes = 320
 
 // A scene is what there was to be seen at one moment.
 type scene struct {
-	sent, dropped    uint64
-	admitted         int
-	entries          int
-	cookies          int
-	served, asked    int
-	verdict, leaseBy string
+	sent, dropped uint64
+	admitted      int
+	entries       int
+	cookies       int
+	served, asked int
 }
 
 // act plays the flood on a site of its own.
