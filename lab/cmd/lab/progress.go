@@ -19,6 +19,7 @@ type progress struct {
 
 	partial []byte   // a line without its end
 	held    []string // the lines of the top-level test that runs
+	mixed   bool     // several tests run at once, and every line is passed on
 }
 
 var (
@@ -50,6 +51,11 @@ func (p *progress) Write(b []byte) (int, error) {
 func (p *progress) line(line string) {
 	name := running.FindStringSubmatch(line)
 	switch {
+	case p.mixed:
+		p.print(line)
+	case strings.HasPrefix(line, "=== CONT"):
+		p.print(strings.Join(p.held, ""), line)
+		p.held, p.mixed = nil, true
 	case name != nil:
 		if !strings.Contains(name[1], "/") {
 			p.held = nil // what the test before had to say was said at its end
