@@ -89,7 +89,7 @@ func (t *Table) readCounters() (Counters, error) {
 		}
 	}
 	// Nothing moves that is no SYN to a service or a fragment, and nearly always
-	// nothing has: then the other sets need not be read.
+	// nothing has: then nothing need be put together anew.
 	generation, err := t.kernel.generation()
 	if err != nil {
 		return Counters{}, err
@@ -117,6 +117,7 @@ func (t *Table) readCounters() (Counters, error) {
 		}
 	}
 	for service, counters := range c.Services {
+		counters.SYN = counters.SYN.Add(counters.Suspect)
 		counters.Fragment = fragments[service.Addr()]
 		c.Services[service] = counters
 	}
@@ -124,7 +125,7 @@ func (t *Table) readCounters() (Counters, error) {
 	return c, nil
 }
 
-// A move is an element that counts first of all, before any signature.
+// A move is an element that counts what comes. What is dropped has moved one.
 type move struct {
 	set     setSpec
 	service netip.AddrPort
@@ -133,7 +134,7 @@ type move struct {
 func (t *Table) readMoves() (map[move]uint64, error) {
 	moves := make(map[move]uint64, len(t.moves))
 	for _, s := range t.counting {
-		if s.role != roleService && s.role != roleFragment {
+		if s.role == roleDropped {
 			continue
 		}
 		elements, err := t.kernel.elements(s)

@@ -16,7 +16,7 @@ const tableName = "lvsguard"
 type role string
 
 const (
-	roleService  role = "service"  // counts SYNs
+	roleService  role = "service"  // counts SYNs without a signature
 	roleSuspect  role = "suspect"  // counts SYNs with a signature
 	roleDropped  role = "dropped"  // counts what was dropped
 	roleFragment role = "fragment" // counts TCP fragments
@@ -119,9 +119,9 @@ const priority = -310
 //
 // A rule costs by its expressions and a set by its lookup, so that the way of
 // each packet is as short as it can be: established connections leave before
-// anything is looked up, and the last signature's rule looks for a lease
-// itself. There are no named counters for what the sets count already: a flood
-// would pay for them with each packet. Fragments go apart before any TCP field
+// anything is looked up, and a SYN is counted once: in a suspect set if it has a
+// signature, else in a service set. There are no named counters for what the
+// sets count already: a flood would pay for them with each packet. Fragments go apart before any TCP field
 // is read, as the kernel reads TCP fields in later fragments too, wherever
 // these begin.
 func newLayout(cfg Config) layout {
@@ -177,37 +177,21 @@ func (l *layout) addServices(pre *chain, signatures []Signature, f *family, ever
 	if every {
 		kind += "any"
 	}
-	syn := chain{name: "syn" + kind}
-	pre.rules = append(pre.rules, ruleOf("", f.key(every), in(set(roleService, "")), goTo(syn.name)))
-
-	armed, dropped := set(roleArmed, ""), set(roleDropped, "")
-	dropArmed := slices.Concat(in(armed), in(dropped), drop())
-	verdict := chain{name: "armed" + kind, rules: []rule{ruleOf("", f.key(every), dropArmed)}}
-
-	// A SYN counts for the first signature that it matches, so that each rule
-	// but the last must leave the chain whether the service is armed or not.
-	type alternative struct {
-		match []expr.Any
-		set   string
-	}
-	var alternatives []alternative
+	service, armed, dropped := set(roleService, ""), set(roleArmed, ""), set(roleDropped, "")
+	suspect := chain{name: "suspect" + kind, rules: []rule{
+		ruleOf("", f.key(every), in(armed), in(dropped), drop()),
+	}}
+	// A SYN counts for the first signature that it matches, and then for nothing
+	// else, armed or not.
 	for _, s := range signatures {
-		suspect := set(roleSuspect, s.Name)
+		counted := set(roleSuspect, s.Name)
 		for _, m := range s.match(f) {
-			alternatives = append(alternatives, alternative{slices.Concat(f.is(), s.protocol(f), m), suspect})
+			pre.rules = append(pre.rules,
+				ruleOf("", f.is(), s.protocol(f), m, f.loadKey(every), in(counted), goTo(suspect.name)))
 		}
 	}
-	for i, a := range alternatives {
-		then := goTo(verdict.name)
-		if i == len(alternatives)-1 {
-			then = dropArmed
-		}
-		syn.rules = append(syn.rules, ruleOf("", a.match, f.loadKey(every), in(a.set), then))
-	}
-	if len(alternatives) > 1 {
-		l.chains = append(l.chains, verdict)
-	}
-	l.chains = append(l.chains, syn)
+	pre.rules = append(pre.rules, ruleOf("", f.key(every), in(service), accept()))
+	l.chains = append(l.chains, suspect)
 }
 
 // addFragments adds what TCP fragments to services need. A first fragment too

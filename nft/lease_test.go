@@ -126,7 +126,7 @@ func TestRenewal(t *testing.T) {
 	}
 	const replacements = 20
 	for i := range replacements {
-		s.director.Run(t, "nft", "insert rule inet lvsguard syn4any accept")
+		s.director.Run(t, "nft", "insert rule inet lvsguard suspect4any accept")
 		ensure(t, table, append(watched, services("192.0.2.7:80")[i%2:]...))
 	}
 	if n := s.seen(t); n != 0 {

@@ -140,7 +140,7 @@ func TestForeignRules(t *testing.T) {
 		"prerouting udp dport 53 drop",
 		"prerouting ip daddr != @service4any accept",
 		"prerouting tcp flags syn accept",
-		"syn4 ip saddr 192.0.2.7 drop",
+		"suspect4 ip saddr 192.0.2.7 drop",
 	} {
 		h.Run(t, "nft", "add rule inet lvsguard "+rule)
 	}
