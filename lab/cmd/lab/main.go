@@ -114,6 +114,7 @@ func (o options) environment(work string) []string {
 		"LVSGUARD_OUTPUT=" + o.output,
 		"LVSGUARD_VARIANTS=" + o.variants,
 		"LVSGUARD_PRIVILEGED=1",
+		fmt.Sprintf("%s=%d", lab.PaceVariable, lab.Pace()),
 	}
 }
 
