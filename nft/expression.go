@@ -137,11 +137,12 @@ func loadFragmentOffset() *expr.Exthdr {
 	return &expr.Exthdr{DestRegister: registerScratch, Type: unix.IPPROTO_FRAGMENT, Offset: 2, Len: 2, Op: expr.ExthdrOpIpv6}
 }
 
+// fragmentHeader asks first whether there is any header before TCP's, because
+// that is cheap and nearly never so.
 func fragmentHeader() []expr.Any {
-	return []expr.Any{
+	return append(compare(fieldNextHeader, expr.CmpOpNeq, tcpProtocol),
 		loadFragmentHeader(),
-		&expr.Cmp{Op: expr.CmpOpEq, Register: registerScratch, Data: []byte{1}},
-	}
+		&expr.Cmp{Op: expr.CmpOpEq, Register: registerScratch, Data: []byte{1}})
 }
 
 func fragmentHeaderOffset() []expr.Any {

@@ -237,6 +237,8 @@ func (r *renderer) cmpField(o operand, e *expr.Cmp) {
 		r.say("tcp flags %ssyn / fin,syn,rst,ack", op)
 	case o.offset == fieldFlags.offset && o.base == fieldFlags.base:
 		r.unknown(e)
+	case o.field.text == fieldNextHeader.text && e.Op == expr.CmpOpNeq && v == tcpProtocol:
+		r.say("ip6 nexthdr != tcp")
 	case o.field.text == fieldNextHeader.text && op == "" && v == tcpProtocol:
 		r.tcp = true
 		r.say("%s tcp", o.text)
