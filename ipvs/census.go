@@ -85,7 +85,7 @@ type TooLargeError struct {
 }
 
 func (e *TooLargeError) Error() string {
-	return fmt.Sprintf("the connection table has more than %d entries, and Linux %s (any before 6.14) walks it from its start again for every 4 KiB that are read: read a sample, or force a whole reading", e.Limit, e.Kernel.Release)
+	return fmt.Sprintf("the connection table has more than %d entries, and Linux %s (any before 6.14) walks it from its start again for every 4 KiB that are read", e.Limit, e.Kernel.Release)
 }
 
 const (

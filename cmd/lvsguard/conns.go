@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -92,7 +93,11 @@ func readCensus(ctx context.Context, all, force bool) (ipvs.Census, error) {
 			cfg.Services = append(cfg.Services, s.Key)
 		}
 	}
-	return client.Census(ctx, cfg)
+	census, err := client.Census(ctx, cfg)
+	if tooLarge := new(ipvs.TooLargeError); errors.As(err, &tooLarge) {
+		return census, fmt.Errorf("%w: leave --all out, or add --force", err)
+	}
+	return census, err
 }
 
 func newCensusJSON(c ipvs.Census, by string) censusJSON {

@@ -54,7 +54,7 @@ func lease(by guard.By, left time.Duration) *guard.Lease {
 
 func statusOf(services ...guard.ServiceStatus) *guard.Status {
 	return &guard.Status{
-		Version: "test", Time: noon, StartedAt: ago(time.Hour), Mode: guard.Observe, ModeFrom: guard.ModeFromDefault, Services: services,
+		Version: "test", Time: noon, StartedAt: ago(time.Hour), Mode: guard.Observe, ModeFrom: guard.ModeFromDefault, Services: services, TickMillis: 1,
 	}
 }
 
@@ -66,7 +66,7 @@ func TestStatusScreen(t *testing.T) {
 	quiet.Roles = []guard.RoleStatus{{Instance: "VI_1", Role: "MASTER", Since: ago(100 * time.Hour)}}
 
 	flood := statusOf(
-		svc("192.0.2.1:80", guard.Flood, "487123 of 497123 SYN/s bear a signature (threshold 1000/s and 50 %)", []float64{497123, 487123, 487123}, []uint64{3123, 123456}, lease(guard.ByAuto, 58*time.Second)),
+		svc("192.0.2.1:80", guard.Flood, "487123 of 497123 SYN/s bear a signature (threshold 1000/s and 50%)", []float64{497123, 487123, 487123}, []uint64{3123, 123456}, lease(guard.ByAuto, 58*time.Second)),
 		svc("192.0.2.1:443", guard.Rising, "1200 of 1300 SYN/s bear a signature (threshold 1000/s for 3s)", []float64{1300, 1200, 0}, []uint64{99999, 999499}, nil),
 		svc("192.0.2.2:*", guard.HalfOpenFlood, "about 15000 half-open entries, 91 % of this service's, and no signature explains them", []float64{9.5, 0.5, 0}, []uint64{1, 16000}, lease(guard.ByOperator, 24*time.Hour)),
 		svc("192.0.2.3:80", guard.Calm, "", []float64{0, 0, 0}, []uint64{7, 7}, lease(guard.ByPrearm, 59*time.Second)),
@@ -186,7 +186,7 @@ func someJournal() []guard.Entry {
 		{Time: noon, Event: guard.EventTable, To: "created", Reason: "there was none"},
 		{Time: noon.Add(time.Second), Event: guard.EventRole, Instance: "VI_1", From: "BACKUP", To: "MASTER"},
 		{Time: noon.Add(2 * time.Second), Event: guard.EventVerdict, Service: long, From: "calm", To: "half_open_flood", Reason: "about 15000 half-open entries, 91 % of this service's, and no signature explains them", Figures: &guard.Figures{HalfOpen: ptr(15000.0)}},
-		{Time: noon.Add(3 * time.Second), Event: guard.EventLease, Service: "192.0.2.1:80", To: "armed", By: "auto", Reason: "5000 of 5100 SYN/s bear a signature (threshold 1000/s and 50 %)"},
+		{Time: noon.Add(3 * time.Second), Event: guard.EventLease, Service: "192.0.2.1:80", To: "armed", By: "auto", Reason: "5000 of 5100 SYN/s bear a signature (threshold 1000/s and 50%)"},
 		{Time: noon.Add(4 * time.Second), Event: guard.EventLease, Service: long, To: "disarmed", By: "uid 0, pid 4194304", Reason: "disarmed by an operator"},
 		{Time: noon.Add(5 * time.Second), Event: guard.EventMode, From: "observe", To: "auto", By: "uid 0, pid 7"},
 		{Time: noon.Add(6 * time.Second), Event: guard.EventSource, Source: guard.SourceIPVS, To: "unknown", Reason: "IPVS has no virtual services"},

@@ -133,9 +133,12 @@ func writeStatus(w io.Writer, s *guard.Status, now time.Time) {
 		})
 	}
 	fmt.Fprintln(w)
-	if len(rows) == 0 {
+	switch {
+	case len(rows) == 0 && s.TickMillis == 0:
+		fmt.Fprintln(w, "the guard has just started and has not looked yet")
+	case len(rows) == 0:
 		fmt.Fprintln(w, "no virtual services")
-	} else {
+	default:
 		writeTable(w, statusColumns, rows, func(i int) string {
 			switch s.Services[i].Verdict {
 			case guard.Flood:
@@ -181,7 +184,11 @@ func writeNotes(w io.Writer, s *guard.Status) {
 	for _, svc := range s.Services {
 		switch svc.Verdict {
 		case guard.Flood, guard.Rising, guard.HalfOpenFlood:
-			notes.WriteString(wrap(svc.Service.String()+": "+svc.Reason, "  "))
+			note := svc.Service.String() + ": " + svc.Reason
+			if svc.Declined {
+				note += "; disarmed by an operator until it is over"
+			}
+			notes.WriteString(wrap(note, "  "))
 		case guard.Unknown:
 			if services[svc.Reason] == nil {
 				unknown = append(unknown, svc.Reason)
