@@ -33,8 +33,11 @@ directory, with the guard alive or dead. --json prints an object a line.`,
 			for e, err := range guard.ReadJournal(a.stateDir, from) {
 				switch {
 				case err != nil:
-					fmt.Fprintf(a.errOut, "lvsguard: %v\n", err)
-					bad = fmt.Errorf("the journal could not be read whole")
+					// The last one is returned, and told with the exit status.
+					if bad != nil {
+						fmt.Fprintf(a.errOut, "lvsguard: %v\n", bad)
+					}
+					bad = err
 				case asJSON:
 					if err := enc.Encode(e); err != nil {
 						return err

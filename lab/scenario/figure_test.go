@@ -66,24 +66,29 @@ func cpu(t *testing.T, pid int) time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
+// memory is a line of a process's status in MiB, and false if the process has ended.
+func memory(pid int, line string) (mib float64, alive bool) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, false
+	}
+	for l := range strings.Lines(string(text)) {
+		if kib, ok := strings.CutPrefix(l, line); ok {
+			n, err := strconv.Atoi(strings.Fields(kib)[0])
+			return float64(n) / 1024, err == nil
+		}
+	}
+	return 0, false
+}
+
 // resident is the memory of a process in MiB.
 func resident(t *testing.T, pid int) float64 {
 	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
+	mib, alive := memory(pid, "VmRSS:")
+	if !alive {
+		t.Fatalf("process %d has ended", pid)
 	}
-	for line := range strings.Lines(string(text)) {
-		if kib, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			n, err := strconv.Atoi(strings.Fields(kib)[0])
-			if err != nil {
-				t.Fatal(err)
-			}
-			return float64(n) / 1024
-		}
-	}
-	t.Fatal("no VmRSS")
-	panic("unreachable")
+	return mib
 }
 
 // emulation is how many times slower this processor is than the host's.
@@ -144,5 +149,67 @@ func TestFigureTick(t *testing.T) {
 		tick.Round(time.Millisecond), median.Round(time.Millisecond), len(list), tick.Seconds()/median.Seconds())
 	if tick > median {
 		t.Errorf("a tick costs %.2f times ipvsadm -Ln --stats, want at most 1", tick.Seconds()/median.Seconds())
+	}
+}
+
+// TestFigureConns measures 'lvsguard conns --all' over 20,000 entries against cat of the same file, and a sample of the
+// same table against one of a tenth of it.
+func TestFigureConns(t *testing.T) {
+	s := site.New(t, site.Config{})
+	d := s.Master()
+	// least is the shortest of several runs of a command, and the most memory that one had.
+	least := func(runs int, name string, args ...string) (shortest time.Duration, mib float64) {
+		for range runs {
+			command := exec.Command(name, args...)
+			began := time.Now()
+			if err := d.Do(command.Start); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- command.Wait() }()
+			// The kernel's own record of a child's memory begins with that of its parent.
+			for running := true; running; {
+				select {
+				case err := <-done:
+					if err != nil {
+						t.Fatalf("%s: %v", command, err)
+					}
+					running = false
+				case <-time.After(5 * time.Millisecond):
+					if now, alive := memory(command.Process.Pid, "VmHWM:"); alive {
+						mib = max(mib, now)
+					}
+				}
+			}
+			if took := time.Since(began); shortest == 0 || took < shortest {
+				shortest = took
+			}
+		}
+		return shortest, mib
+	}
+	fill := func(entries int) {
+		t.Helper()
+		s.Attacker.Flood(flood.Config{Count: uint64(entries)}).Wait()
+		site.Wait(t, limit, "the flood is in the table", func() bool { return float64(d.IPVSEntries()) > 0.95*float64(entries) })
+	}
+	lvsguard := os.Getenv("LVSGUARD_BIN")
+
+	fill(2_000)
+	small, _ := least(5, lvsguard, "conns")
+	fill(20_000)
+	large, _ := least(5, lvsguard, "conns")
+	t.Logf("a sample of a table of 2,000: %s, of 20,000: %s", small.Round(time.Millisecond), large.Round(time.Millisecond))
+	if large > 2*small {
+		t.Errorf("a sample of ten times the table took %.1f times as long", large.Seconds()/small.Seconds())
+	}
+
+	cat, _ := least(5, "cat", "/proc/thread-self/net/ip_vs_conn")
+	all, mib := least(5, lvsguard, "conns", "--all")
+	t.Logf("conns --all: %s and %.1f MiB, cat: %s; ratio %.2f", all.Round(time.Millisecond), mib, cat.Round(time.Millisecond), all.Seconds()/cat.Seconds())
+	if all.Seconds() > 1.1*cat.Seconds() {
+		t.Errorf("conns --all takes %.2f times cat, want at most 1.1", all.Seconds()/cat.Seconds())
+	}
+	if mib > 16 {
+		t.Errorf("conns --all took %.1f MiB, want at most 16", mib)
 	}
 }
