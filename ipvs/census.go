@@ -25,7 +25,8 @@ type CensusConfig struct {
 	// PrefixV4 and PrefixV6 are the lengths by which sources are put together;
 	// 0: 24 and 64.
 	PrefixV4, PrefixV6 int
-	// KeepSources bounds how many sources are followed at a time; 0: 1024.
+	// KeepSources is how many sources are followed at a time; 0: sources are
+	// not counted, which saves up to half of the time.
 	KeepSources int
 	// Services are the virtual services to count by. An entry goes to the
 	// service of its address, port and protocol, else to that of its address
@@ -200,18 +201,17 @@ func newTally(cfg CensusConfig) (*tally, error) {
 		index:    make(map[endpoint]int32, len(cfg.Services)),
 		find:     cfg.Services == nil,
 	}
-	keep := cmp.Or(cfg.KeepSources, 1024)
 	switch {
 	case t.prefixV4 < 1 || t.prefixV4 > 32:
 		return nil, fmt.Errorf("source prefix /%d: IPv4 has 1 to 32 bits", t.prefixV4)
 	case t.prefixV6 < 1 || t.prefixV6 > 128:
 		return nil, fmt.Errorf("source prefix /%d: IPv6 has 1 to 128 bits", t.prefixV6)
-	case keep < 1 || keep > maxSources:
-		return nil, fmt.Errorf("%d sources: from 1 to %d can be kept", keep, maxSources)
+	case cfg.KeepSources < 0 || cfg.KeepSources > maxSources:
+		return nil, fmt.Errorf("%d sources: up to %d can be kept", cfg.KeepSources, maxSources)
 	case t.sample < 0:
 		return nil, fmt.Errorf("sample of %d entries: 0 is the whole table", t.sample)
 	}
-	t.sources = newSketch(keep)
+	t.sources = newSketch(cfg.KeepSources)
 	for _, k := range cfg.Services {
 		if k.Mark == 0 {
 			t.addService(k)
@@ -273,6 +273,9 @@ func (t *tally) count(e *entry) bool {
 	}
 	t.lines++
 	t.services[t.service(e.virtual)].states[state]++
+	if cap(t.sources.counters) == 0 {
+		return true
+	}
 	bits := t.prefixV4
 	if e.client.v6 {
 		bits = t.prefixV6

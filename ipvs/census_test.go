@@ -39,7 +39,7 @@ func TestCensus(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := keys(t, "192.0.2.1:80", "192.0.2.2:443", "192.0.2.2:*", "udp:192.0.2.1:53", "[2001:db8::1]:80", "192.0.2.7:80", "fwmark:7")
-	got, err := c.Census(t.Context(), CensusConfig{Services: k})
+	got, err := c.Census(t.Context(), CensusConfig{Services: k, KeepSources: 1024})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestCensusFindsServices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ReadCensus(t.Context(), bytes.NewReader(table), CensusConfig{PrefixV4: 32, PrefixV6: 128})
+	c, err := ReadCensus(t.Context(), bytes.NewReader(table), CensusConfig{PrefixV4: 32, PrefixV6: 128, KeepSources: 1024})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,9 @@ import (
 // 99 times of 100.
 const connsSample = 2000
 
+// connsSources is how many sources conns follows at a time.
+const connsSources = 1024
+
 // censusJSON is the output of conns --json.
 type censusJSON struct {
 	By string `json:"by"`
@@ -56,7 +59,7 @@ sample. With --all every entry is read.`,
 			default:
 				return usageError{fmt.Errorf("--by %s: want state, service or source", by)}
 			}
-			census, err := readCensus(cmd.Context(), all, force)
+			census, err := readCensus(cmd.Context(), by, all, force)
 			if err != nil {
 				return err
 			}
@@ -75,7 +78,7 @@ sample. With --all every entry is read.`,
 	return c
 }
 
-func readCensus(ctx context.Context, all, force bool) (ipvs.Census, error) {
+func readCensus(ctx context.Context, by string, all, force bool) (ipvs.Census, error) {
 	client, err := ipvs.Open(ipvs.Config{})
 	if err != nil {
 		return ipvs.Census{}, err
@@ -84,6 +87,9 @@ func readCensus(ctx context.Context, all, force bool) (ipvs.Census, error) {
 	cfg := ipvs.CensusConfig{Force: force}
 	if !all {
 		cfg.Sample = connsSample
+	}
+	if by == "source" {
+		cfg.KeepSources = connsSources
 	}
 	// Who may not ask IPVS for its services still gets the shares.
 	services, err := client.Services(ctx)

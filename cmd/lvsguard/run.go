@@ -5,8 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -34,7 +32,6 @@ again. Without -c the defaults are used: it observes and drops nothing.`,
 }
 
 func (a *app) guard(ctx context.Context, file string) error {
-	beLight()
 	log := slog.New(slog.NewTextHandler(a.errOut, nil))
 	services, err := ipvs.Open(ipvs.Config{})
 	if err != nil {
@@ -67,19 +64,6 @@ func (a *app) guard(ctx context.Context, file string) error {
 		func(ctx context.Context) error { return reloadOnHangup(ctx, d) })
 	tellSystemd(log, daemon.SdNotifyStopping)
 	return err
-}
-
-// beLight trades memory, of which the guard has little, for processor time, of
-// which a director under flood has none: fewer collections, and no threads that
-// look for work where there are a few milliseconds of it a second. GOGC and
-// GOMAXPROCS in the environment stand above that.
-func beLight() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
-	}
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(1)
-	}
 }
 
 func openTable(cfg nft.Config) (guard.Table, error) {

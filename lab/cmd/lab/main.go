@@ -31,16 +31,17 @@ Flags:
 const module = "github.com/lvsguard/lvsguard"
 
 type options struct {
-	run, variants, output, accel string
-	verbose, live, exec          bool
-	timeout                      time.Duration
-	memoryMB                     int
-	arguments                    []string
+	run, skip, variants, output, accel string
+	verbose, live, exec                bool
+	timeout                            time.Duration
+	memoryMB                           int
+	arguments                          []string
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.run, "run", "", "run only the tests that match this `regexp`, as go test does")
+	flag.StringVar(&o.skip, "skip", "", "leave out the tests that match this `regexp`")
 	flag.StringVar(&o.variants, "variant", "", "run the scenarios on these site `variants` (dr4,nat4,tun4,dr6,nat6,tun6 or all), and not on their own choice")
 	flag.StringVar(&o.output, "output", "", "the `directory` that tests may write to, as LVSGUARD_OUTPUT")
 	flag.StringVar(&o.accel, "accel", "tcg", "QEMU's accelerator; kvm is tried with a short boot first")
@@ -134,15 +135,15 @@ func (o options) test(ctx context.Context, work string) (int, error) {
 	var shared []lab.Command
 	boots := [][]lab.Command{nil}
 	for _, b := range binaries {
-		together, alone, err := b.tests(ctx, o.run)
+		together, alone, err := b.tests(ctx, o.run, o.skip)
 		if err != nil {
 			return 0, err
 		}
 		if together {
-			shared = append(shared, o.command(b, work, o.run, "^TestAlone"))
+			shared = append(shared, o.command(b, work, o.run, either("^TestAlone", o.skip)))
 		}
 		for _, name := range alone {
-			boots = append(boots, []lab.Command{o.command(b, work, exactly(name, o.run), "")})
+			boots = append(boots, []lab.Command{o.command(b, work, exactly(name, o.run), o.skip)})
 		}
 	}
 	if boots[0] = shared; shared == nil {
@@ -229,8 +230,20 @@ func compile(ctx context.Context, work string, packages []string) ([]binary, err
 	return binaries, lab.Build(ctx, filepath.Join(work, "lvsguard"), module+"/cmd/lvsguard")
 }
 
-// tests finds what run selects: whether there is any test that shares a boot, and those that want their own.
-func (b binary) tests(ctx context.Context, run string) (together bool, alone []string, err error) {
+// either matches what one of two expressions does, of which the second may be empty.
+func either(a, b string) string {
+	if b == "" {
+		return a
+	}
+	return a + "|" + b
+}
+
+// tests finds what run selects and skip leaves: whether there is any test that shares a boot, and those that want their own.
+func (b binary) tests(ctx context.Context, run, skip string) (together bool, alone []string, err error) {
+	skipped, err := regexp.Compile(skip)
+	if err != nil {
+		return false, nil, fmt.Errorf("-skip: %w", err)
+	}
 	top, _, _ := strings.Cut(run, "/")
 	if top == "" {
 		top = "." // an empty -test.list would run them, here
@@ -239,7 +252,7 @@ func (b binary) tests(ctx context.Context, run string) (together bool, alone []s
 	if err != nil {
 		return false, nil, fmt.Errorf("list the tests of %s: %w\n%s", b.directory, err, out)
 	}
-	names := strings.Fields(string(out))
+	names := slices.DeleteFunc(strings.Fields(string(out)), func(name string) bool { return skip != "" && skipped.MatchString(name) })
 	alone = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !strings.HasPrefix(name, "TestAlone") })
 	return len(alone) < len(names), alone, nil
 }
