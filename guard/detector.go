@@ -56,9 +56,13 @@ type scope struct {
 	active bool
 }
 
-// step moves the scope by one interval, from the previous sample to now.
+// step moves the scope by one interval, from the previous sample to now. A
+// flood counts from the end of the interval in which it first shows, because it
+// may have begun just before: it is never called one before it has lasted for
+// as long as is asked. Its end counts from the beginning of the first quiet
+// interval.
 func (s *scope) step(from, now time.Time, over, under bool, for_, clearFor time.Duration) {
-	mark(&s.over, from, over)
+	mark(&s.over, now, over)
 	mark(&s.under, from, under)
 	switch {
 	case !s.active && over && lasted(now.Sub(s.over), for_):
