@@ -246,7 +246,7 @@ func TestLabServices(t *testing.T) {
 	for _, svc := range s.services(t, c) {
 		names = append(names, svc.Key)
 	}
-	census := s.census(t, c, CensusConfig{Services: names})
+	census := s.census(t, c, CensusConfig{Services: names, KeepSources: 1024})
 	k := keys(t, "192.0.2.1:80", "192.0.2.1:443", "192.0.2.2:*", "udp:192.0.2.1:53", "udp:192.0.2.1:5060", "sctp:192.0.2.1:3868", "[2001:db8::1]:80", "192.0.2.8:80")
 	want := Census{
 		Lines: 120, Templates: 40, Complete: true, Total: 160, TotalKnown: true,
