@@ -20,8 +20,9 @@ const (
 	tickEvery = time.Second
 	// checkEvery is how soon a table that somebody took away is missed.
 	checkEvery = 300 * time.Millisecond
-	// censusSample gives each state's share within 3 points, 99 times of 100.
-	censusSample = 2000
+	// CensusSample entries of the connection table give each state's share
+	// within 3 points, 99 times of 100.
+	CensusSample = 2000
 	// censusEvery spaces the samples while the table is too small for a
 	// half-open flood.
 	censusEvery = 5 * time.Second
@@ -250,7 +251,7 @@ func (d *Daemon) readCensus(ctx context.Context, now time.Time, served []ipvs.Se
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	census, err := d.opts.Kernel.IPVS.Census(ctx, ipvs.CensusConfig{Sample: censusSample, Total: total, Services: d.roster.keys()})
+	census, err := d.opts.Kernel.IPVS.Census(ctx, ipvs.CensusConfig{Sample: CensusSample, Total: total, Services: d.roster.keys()})
 	if err != nil {
 		unknown[SourceCensus] = err.Error()
 		return

@@ -11,12 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lvsguard/lvsguard/guard"
 	"github.com/lvsguard/lvsguard/ipvs"
 )
-
-// connsSample is what conns reads without --all: each share is within 3 points,
-// 99 times of 100.
-const connsSample = 2000
 
 // connsSources is how many sources conns follows at a time.
 const connsSources = 1024
@@ -86,7 +83,7 @@ func readCensus(ctx context.Context, by string, all, force bool) (ipvs.Census, e
 	defer client.Close()
 	cfg := ipvs.CensusConfig{Force: force}
 	if !all {
-		cfg.Sample = connsSample
+		cfg.Sample = guard.CensusSample
 	}
 	if by == "source" {
 		cfg.KeepSources = connsSources
