@@ -249,11 +249,7 @@ func (t *Tracker) observe(s *capture.Segment, l *lookup) {
 		return
 	}
 	at := toTick(s.Time)
-	a, slot := t.find(&l.key, l.hash)
-	if a != nil && t.due(a, at) {
-		t.timeOut(a, slot)
-		a, slot = t.find(&l.key, l.hash)
-	}
+	a, slot := t.live(&l.key, l.hash, at)
 	switch l.what {
 	case isSYN:
 		t.syn(s, l, a, slot, at)
@@ -271,7 +267,7 @@ func (t *Tracker) observe(s *capture.Segment, l *lookup) {
 		}
 		var k key
 		k.backward(s)
-		if a, slot = t.find(&k, t.hash(&k)); a != nil {
+		if a, slot = t.live(&k, t.hash(&k), at); a != nil {
 			t.classes[a.class].counts.Answers++
 			t.end(a, slot, Reject, at)
 		}
@@ -280,6 +276,16 @@ func (t *Tracker) observe(s *capture.Segment, l *lookup) {
 			t.end(a, slot, Unreach, at)
 		}
 	}
+}
+
+// live is find for attempts that have not timed out; one that has is ended.
+func (t *Tracker) live(k *key, hash uint64, at tick) (*attempt, uint64) {
+	a, slot := t.find(k, hash)
+	if a != nil && t.due(a, at) {
+		t.timeOut(a, slot)
+		return t.find(k, hash)
+	}
+	return a, slot
 }
 
 func (t *Tracker) syn(s *capture.Segment, l *lookup, a *attempt, slot uint64, at tick) {
