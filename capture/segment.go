@@ -108,18 +108,6 @@ func (k Kind) String() string { return kindNames[k] }
 // Kinds counts packets by what became of them.
 type Kinds [numKinds]uint64
 
-// Undecoded are those of the packets that could not be decoded, by the name of
-// their kind. Kinds without a packet are left out.
-func (k *Kinds) Undecoded() map[string]uint64 {
-	m := make(map[string]uint64)
-	for kind := Fragment; kind < numKinds; kind++ {
-		if k[kind] > 0 {
-			m[kind.String()] = k[kind]
-		}
-	}
-	return m
-}
-
 // Stats are a capture's own figures, from its beginning.
 type Stats struct {
 	// Packets are all that passed by: those in the file, or those that the
@@ -133,3 +121,34 @@ type Stats struct {
 	// Kinds are the Handed by what became of them.
 	Kinds Kinds
 }
+
+// Report is what is told of a capture.
+type Report struct {
+	Packets *uint64 `json:"packets"`
+	Handed  uint64  `json:"handed"`
+	Dropped uint64  `json:"dropped"`
+	// Other packets had nothing to do with TCP; Copies were seen before.
+	Other  uint64 `json:"other"`
+	Copies uint64 `json:"copies"`
+	// Undecoded packets are by the name of their kind; kinds without a packet
+	// are left out.
+	Undecoded map[string]uint64 `json:"undecoded"`
+}
+
+// Report tells the figures.
+func (s *Stats) Report() Report {
+	r := Report{
+		Packets: s.Packets, Handed: s.Handed, Dropped: s.Dropped,
+		Other: s.Kinds[Other], Copies: s.Kinds[Copy], Undecoded: make(map[string]uint64),
+	}
+	for kind := Fragment; kind < numKinds; kind++ {
+		if n := s.Kinds[kind]; n > 0 {
+			r.Undecoded[kind.String()] = n
+		}
+	}
+	return r
+}
+
+// Lossy tells whether so much was dropped, more than one packet in a hundred,
+// that what is counted of the rest is a lower bound.
+func (r *Report) Lossy() bool { return r.Dropped*100 > r.Handed+r.Dropped }
