@@ -44,8 +44,8 @@ struct slot {
 	uint64_t addresses;
 	uint32_t ports;
 	uint32_t client_isn, server_isn;
-	uint32_t began;        /* microseconds of the capture; it may wrap around */
-	uint32_t last;         /* milliseconds of the capture */
+	uint32_t began;        /* microseconds since the first packet; it may wrap around */
+	uint32_t last;         /* milliseconds since then */
 	uint32_t state;
 };
 
@@ -54,7 +54,7 @@ struct segment {
 	uint32_t home;
 	uint32_t seq, ack;
 	uint32_t flags;
-	uint64_t time;         /* microseconds of the capture */
+	int64_t time;          /* microseconds since the first packet */
 };
 
 static struct {
@@ -66,7 +66,7 @@ static struct {
 
 static struct slot *table;
 static uint32_t swept;         /* the slot that the sweep comes to next */
-static uint32_t swept_until;   /* milliseconds of the capture */
+static uint32_t swept_until;   /* milliseconds since the first packet */
 
 static void die(const char *what)
 {
@@ -282,7 +282,7 @@ static inline int parse(const uint8_t *p, uint32_t length, struct segment *g)
 static void follow(const uint8_t *p, const uint8_t *end, uint32_t fraction)
 {
 	struct segment ahead[AHEAD];
-	uint64_t base = raw32(p + 24);
+	int64_t base = end - p < 28 ? 0 : raw32(p + 24);
 	int more = 1;
 
 	p += 24;

@@ -140,7 +140,9 @@ func (c Config) events() []event {
 		}
 		add(flagACK)
 	}
-	slices.SortStableFunc(all, func(a, b event) int { return cmp.Compare(a.at, b.at) })
+	slices.SortFunc(all, func(a, b event) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.handshake, b.handshake))
+	})
 	return all
 }
 

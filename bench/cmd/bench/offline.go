@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lvsguard/lvsguard/bench/mix"
+)
+
+// A peer is a program that people use to see how handshakes end.
+type peer struct {
+	name     string
+	pipeline [][]string
+}
+
+// peers read a file, each as its manual says, and look up no names.
+func peers(file string) []peer {
+	return []peer{
+		{"tcptrace", [][]string{{"tcptrace", "-n", file}}},
+		{"argus and ra", [][]string{{"argus", "-r", file, "-w", "-"}, {"ra", "-n", "-r", "-"}}},
+		{"tshark", [][]string{{"tshark", "-n", "-q", "-z", "conv,tcp", "-r", file}}},
+		{"tcpdump", [][]string{{"tcpdump", "-n", "-r", file}}},
+	}
+}
+
+// offline measures reading from files.
+func (b *bench) offline(ctx context.Context) error {
+	for _, p := range peers("") {
+		for _, argv := range p.pipeline {
+			if _, err := exec.LookPath(argv[0]); err != nil {
+				return fmt.Errorf("%w: run bench/setup first", err)
+			}
+		}
+	}
+	config := mix.Standard().Scaled(b.share)
+	if err := writeMix(b.file("mix"), config); err != nil {
+		return err
+	}
+	if err := b.againstFloor(ctx, config.Truth()); err != nil {
+		return err
+	}
+	ours, err := b.handshakes(ctx, "mix", config.Truth())
+	if err != nil {
+		return err
+	}
+	if err := b.memory(ctx, config, ours); err != nil {
+		return err
+	}
+	return b.againstPeers(ctx, ours)
+}
+
+func writeMix(name string, config mix.Config) error {
+	say("writing %d packets to %s", config.Truth().Packets, name)
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(config.Pcap(f), f.Close())
+}
+
+// againstFloor compares what decoding and tracking take in lvsguard's packages
+// with the C program, by turns. Of each the fastest run counts, as all that the
+// machine does beside only adds.
+func (b *bench) againstFloor(ctx context.Context, truth mix.Truth) error {
+	const (
+		name   = "decode and track a packet, against the floor"
+		rounds = 7
+	)
+	floor, benchmark := b.file("floor"), b.file("handshake.test")
+	if _, _, err := output(ctx, "gcc", "-O2", "-march=native", "-o", floor, "bench/floor/floor.c"); err != nil {
+		return err
+	}
+	if _, _, err := output(ctx, "go", "test", "-c", "-o", benchmark, "./capture/handshake"); err != nil {
+		return err
+	}
+	var floors, ours []float64
+	for round := 1; round <= rounds; round++ {
+		say("the floor and BenchmarkMix, round %d of %d", round, rounds)
+		text, used, err := output(ctx, floor, b.file("mix"))
+		if err != nil {
+			return err
+		}
+		got, ns, err := decodeFloor(text)
+		if err != nil {
+			return err
+		}
+		if round == 1 {
+			b.report.counted("floor: counts in mix", got, expected(truth))
+			used.packets = truth.Packets
+			b.report.programs = append(b.report.programs, program{"floor", used})
+		}
+		floors = append(floors, ns)
+
+		text, _, err = output(ctx, benchmark, "-test.run", "^$", "-test.bench", "^BenchmarkMix$", "-test.benchtime", "1x")
+		if err != nil {
+			return err
+		}
+		if ns, err = metric(string(text), "ns/packet"); err != nil {
+			b.report.unmeasured(name, fmt.Errorf("BenchmarkMix in ./capture/handshake: %w", err))
+			return nil
+		}
+		ours = append(ours, ns)
+	}
+	least, best := slices.Min(floors), slices.Min(ours)
+	b.report.atMost(name, "%.2f times", best/least, 2, fmt.Sprintf("%.1f ns, %.1f ns", best, least))
+	return nil
+}
+
+// decodeFloor reads what the floor prints: counts, and nanoseconds a packet.
+func decodeFloor(text []byte) (outcomes, float64, error) {
+	var printed struct {
+		outcomes
+		NS float64 `json:"ns_per_packet"`
+	}
+	if err := json.Unmarshal(text, &printed); err != nil {
+		return outcomes{}, 0, fmt.Errorf("read what the floor printed: %w\n%s", err, text)
+	}
+	printed.Visibility = "both" // it knows of nothing else
+	return printed.outcomes, printed.NS, nil
+}
+
+// metric finds a metric in what a Go benchmark prints.
+func metric(text, unit string) (float64, error) {
+	before, _, found := strings.Cut(text, " "+unit)
+	words := strings.Fields(before)
+	if !found || len(words) == 0 {
+		return 0, fmt.Errorf("no %s is reported:\n%s", unit, text)
+	}
+	return strconv.ParseFloat(words[len(words)-1], 64)
+}
+
+// handshakes has lvsguard count those in a capture.
+func (b *bench) handshakes(ctx context.Context, name string, truth mix.Truth) (usage, error) {
+	text, used, err := output(ctx, b.lvsguard, "handshakes", "-r", b.file(name), "--json")
+	if err != nil {
+		return usage{}, err
+	}
+	got, _, err := decode(text)
+	if err != nil {
+		return usage{}, err
+	}
+	b.report.counted("lvsguard: counts in "+name, got, expected(truth))
+	used.packets = truth.Packets
+	return used, nil
+}
+
+// memory compares what a million pending attempts take, and ten million: then
+// most of them cannot be tracked, but the honest ones must be.
+func (b *bench) memory(ctx context.Context, config mix.Config, ours usage) error {
+	const limit = 96
+	b.report.atMost(fmt.Sprintf("memory of the process, %d pending", config.Flood), "%.0f MiB", ours.mib(), limit)
+	config.Flood *= 10
+	config.Span *= 10
+	if err := writeMix(b.file("mix10"), config); err != nil {
+		return err
+	}
+	more, err := b.handshakes(ctx, "mix10", config.Truth())
+	if err != nil {
+		return err
+	}
+	b.report.atMost(fmt.Sprintf("memory of the process, %d pending", config.Flood), "%.0f MiB", more.mib(), limit)
+	return os.Remove(b.file("mix10"))
+}
+
+// againstPeers has the peers read mix. One that cannot is in the report, and
+// ends nothing.
+func (b *bench) againstPeers(ctx context.Context, ours usage) error {
+	b.report.programs = append(b.report.programs, program{"lvsguard handshakes", ours})
+	for _, p := range peers(b.file("mix")) {
+		name := "processor time, against " + p.name
+		say("%s", p.name)
+		used, err := discard(ctx, p.pipeline)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			b.report.unmeasured(name, err)
+			continue
+		}
+		used.packets = ours.packets
+		b.report.programs = append(b.report.programs, program{p.name, used})
+		b.report.atLeast(name+", times less", "%.0f", used.perMillion()/ours.perMillion(), 20)
+	}
+	return nil
+}
