@@ -58,11 +58,8 @@ const (
 	etherMPLS     = 0x8847
 	etherMPLSDown = 0x8848 // labels that the upstream router gave
 
-	// etherNone stands for no ethertype, as 802.3 frames have a length there.
-	etherNone = 0
-	etherMin  = 0x0600
-	// etherRaw stands for IPv4 or IPv6, as the version in the packet says.
-	etherRaw = 1
+	// Numbers below are the lengths of 802.3 frames.
+	etherMin = 0x0600
 )
 
 const (
@@ -101,7 +98,7 @@ func DecodeIP(proto uint16, packet []byte, wire int, seg *Segment) Kind {
 func decode(link LinkType, frame []byte, wire int, seg *Segment) (Kind, uint16) {
 	// A file may claim that less was on the wire than it holds.
 	wire = max(wire, len(frame))
-	header, proto := 0, uint16(etherRaw)
+	header, proto := 0, uint16(etherIPv4)
 	switch link {
 	case LinkEthernet:
 		header = ethernetHeader
@@ -134,13 +131,21 @@ func decode(link LinkType, frame []byte, wire int, seg *Segment) (Kind, uint16) 
 			return BadLink, 0
 		}
 	case LinkPPP, LinkPPPHDLC:
-		if len(frame) >= 2 && frame[0] == 0xff && frame[1] == 0x03 {
+		if len(frame) > 0 && frame[0] == 0xff { // all stations, and a control field
 			header = 2
+		}
+		if len(frame) < header {
+			break
 		}
 		return decodePPP(frame[header:], wire-header, seg)
 	case LinkRaw, LinkRaw12, LinkRaw14:
+		if len(frame) == 0 {
+			return cut(wire, 1, BadIP), 0
+		}
+		if frame[0]>>4 == 6 {
+			proto = etherIPv6
+		}
 	case LinkIPv4:
-		proto = etherIPv4
 	case LinkIPv6:
 		proto = etherIPv6
 	default:
@@ -168,7 +173,7 @@ func family(v uint32) (proto uint16, ok bool) {
 	if v >= etherMin {
 		return uint16(v), v <= 0xffff
 	}
-	return etherNone, true
+	return 0, true
 }
 
 // decodeIP is DecodeIP, and tells the identification in the IPv4 header too.
@@ -180,14 +185,6 @@ func decodeIP(proto uint16, b []byte, wire int, seg *Segment) (Kind, uint16) {
 			return decodeIPv4(b, wire, seg)
 		case etherIPv6:
 			return decodeIPv6(b, wire, seg), 0
-		case etherRaw:
-			if len(b) == 0 {
-				return cut(wire, 1, BadIP), 0
-			}
-			if b[0]>>4 == 6 {
-				return decodeIPv6(b, wire, seg), 0
-			}
-			return decodeIPv4(b, wire, seg)
 		case etherVLAN, etherQinQ, etherOldQinQ:
 			if tags == maxTags {
 				return BadLink, 0
