@@ -71,9 +71,6 @@ func (r *conntrackReader) read(f *files, interval time.Duration) Conntrack {
 			*into = rates[i]
 		}
 	}
-	if len(c.Unknown) == 0 {
-		c.Unknown = nil
-	}
 	return c
 }
 
@@ -94,7 +91,9 @@ func (r *conntrackReader) rates(f *files, interval time.Duration) ([]*float64, e
 	for i := range rates {
 		// Another number of processors makes another sum.
 		if r.last.lines == now.lines {
-			rates[i] = perSecond(r.last.sums[i], now.sums[i], interval)
+			if rate, ok := perSecond(r.last.sums[i], now.sums[i], interval); ok {
+				rates[i] = &rate
+			}
 		}
 	}
 	r.last = now

@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
-
-	"github.com/prometheus/procfs"
 )
 
 // firstReading is why a rate is not known.
@@ -23,21 +22,21 @@ type Counter struct {
 // perSecond is the rate between two readings of a count. Counts are 32 bits wide
 // in 32-bit kernels, and some everywhere, and begin at zero again where they end.
 // One that has fallen otherwise was reset: the rate is not known.
-func perSecond(before, now uint64, interval time.Duration) *float64 {
+func perSecond(before, now uint64, interval time.Duration) (float64, bool) {
 	const (
 		width = 1 << 32
 		most  = 1 << 28 // that anything is counted up between two readings
 	)
 	if interval <= 0 {
-		return nil
+		return 0, false
 	}
 	delta := now - before
 	if now < before {
 		if delta = now + width - before; before >= width || delta > most {
-			return nil
+			return 0, false
 		}
 	}
-	return new(float64(delta) / interval.Seconds())
+	return float64(delta) / interval.Seconds(), true
 }
 
 // counterFiles are the files of protocol counters. They are of the calling
@@ -93,13 +92,17 @@ func (c *counters) read(f *files, interval time.Duration, unknown map[string]str
 }
 
 func (c *counterFile) rates(all []Counter, interval time.Duration) []Counter {
+	known := make([]float64, len(c.names)) // one piece of memory for all
 	for i, name := range c.names {
 		if name == "" {
 			continue
 		}
 		counter := Counter{Name: name, Total: c.values[i]}
 		if i < len(c.last) {
-			counter.PerSecond = perSecond(c.last[i], c.values[i], interval)
+			if rate, ok := perSecond(c.last[i], c.values[i], interval); ok {
+				known[i] = rate
+				counter.PerSecond = &known[i]
+			}
 		}
 		all = append(all, counter)
 	}
@@ -201,19 +204,23 @@ func sameName(full string, protocol, name []byte) bool {
 }
 
 // softnet are the queues between network cards and protocols
-// (/proc/net/softnet_stat, a line for each processor, 32 bits wide).
+// (/proc/net/softnet_stat): a line for each processor, of hexadecimal figures 32
+// bits wide. The library reads it too, and takes a line that is cut short behind
+// its ninth figure for a whole one, and so a part of the processors for all.
 type softnet struct {
-	last []procfs.SoftnetStat
+	last []softnetCPU
 }
 
-func (s *softnet) read(open func(string) (procfs.FS, error), interval time.Duration, unknown map[string]string) []Counter {
-	pfs, err := open("thread-self")
-	var stats []procfs.SoftnetStat
+type softnetCPU struct{ dropped, squeezed uint32 }
+
+func (s *softnet) read(f *files, interval time.Duration, unknown map[string]string) []Counter {
+	const name = "proc/thread-self/net/softnet_stat"
+	data, err := f.read(name)
+	var cpus []softnetCPU
 	if err == nil {
-		stats, err = pfs.NetSoftnetStat()
-	}
-	if err == nil && len(stats) == 0 {
-		err = fmt.Errorf("/proc/net/softnet_stat: %w", errCut)
+		if cpus, err = parseSoftnet(data); err != nil {
+			err = fmt.Errorf("%s: %w", f.path(name), err)
+		}
 	}
 	if err != nil {
 		s.last = nil
@@ -222,19 +229,39 @@ func (s *softnet) read(open func(string) (procfs.FS, error), interval time.Durat
 	}
 	dropped, squeezed := Counter{Name: "SoftnetDropped"}, Counter{Name: "SoftnetSqueezed"}
 	var dropDelta, squeezeDelta uint64
-	for i, now := range stats {
-		dropped.Total += uint64(now.Dropped)
-		squeezed.Total += uint64(now.TimeSqueezed)
-		if len(s.last) == len(stats) {
+	// With another number of processors they are not the same ones.
+	known := len(s.last) == len(cpus) && interval > 0
+	for i, now := range cpus {
+		dropped.Total += uint64(now.dropped)
+		squeezed.Total += uint64(now.squeezed)
+		if known {
 			// Wrapped or not, the difference is right.
-			dropDelta += uint64(now.Dropped - s.last[i].Dropped)
-			squeezeDelta += uint64(now.TimeSqueezed - s.last[i].TimeSqueezed)
+			dropDelta += uint64(now.dropped - s.last[i].dropped)
+			squeezeDelta += uint64(now.squeezed - s.last[i].squeezed)
 		}
 	}
-	if len(s.last) == len(stats) {
-		dropped.PerSecond = perSecond(0, dropDelta, interval)
-		squeezed.PerSecond = perSecond(0, squeezeDelta, interval)
+	if known {
+		dropped.PerSecond = new(float64(dropDelta) / interval.Seconds())
+		squeezed.PerSecond = new(float64(squeezeDelta) / interval.Seconds())
 	}
-	s.last = stats
+	s.last = cpus
 	return []Counter{dropped, squeezed}
+}
+
+func parseSoftnet(data []byte) ([]softnetCPU, error) {
+	var cpus []softnetCPU
+	for line := range bytes.Lines(data) {
+		var figures [3]uint64 // processed, dropped, squeezed
+		rest := line
+		for i := range figures {
+			var word []byte
+			word, rest = nextWord(rest)
+			var err error
+			if figures[i], err = strconv.ParseUint(string(bytes.TrimSpace(word)), 16, 32); err != nil {
+				return nil, fmt.Errorf("line %d: %w", len(cpus)+1, err)
+			}
+		}
+		cpus = append(cpus, softnetCPU{uint32(figures[1]), uint32(figures[2])})
+	}
+	return cpus, nil
 }

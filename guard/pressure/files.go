@@ -127,11 +127,17 @@ func parseNumber(word []byte) (uint64, bool) {
 
 // nextWord splits the first word off a line.
 func nextWord(line []byte) (word, rest []byte) {
-	line = bytes.TrimLeft(line, " \t")
-	if i := bytes.IndexAny(line, " \t"); i >= 0 {
-		return line[:i], line[i:]
+	start := 0
+	for start < len(line) && blank(line[start]) {
+		start++
 	}
-	return line, nil
+	end := start
+	for end < len(line) && !blank(line[end]) {
+		end++
+	}
+	return line[start:end], line[end:]
 }
+
+func blank(c byte) bool { return c == ' ' || c == '\t' }
 
 func notThere(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -27,11 +27,6 @@ type IPVS struct {
 
 	// Unknown says by key of this object why it is null.
 	Unknown map[string]string `json:"unknown,omitempty"`
-
-	// entries are what the forecast is made of: connections and templates.
-	entries float64
-	// takesMemory: free memory falls, and mostly by what the table grows.
-	takesMemory bool
 }
 
 const (
@@ -48,10 +43,23 @@ const (
 	observeLeast, observeMost = 150, 1500
 )
 
+// entries are the connections and templates, or what the slab has if IPVS does
+// not tell them.
+func (v *IPVS) entries() (float64, bool) {
+	switch {
+	case v.Connections != nil:
+		return float64(*v.Connections) + float64(*v.Templates), true
+	case v.Slab != nil && v.Slab.Objects != nil:
+		return float64(*v.Slab.Objects), true
+	}
+	return 0, false
+}
+
 // readIPVS puts together what the caller knows of the table, or if it knows
-// nothing what the slab tells, with the memory.
-func (m *Monitor) readIPVS(now time.Time, given Given, memory Memory) *IPVS {
-	v := &IPVS{Unknown: make(map[string]string)}
+// nothing what the slab tells, with the memory. takesMemory says that free memory
+// falls, and mostly by what the table grows.
+func (m *Monitor) readIPVS(now time.Time, given Given, memory Memory) (v *IPVS, takesMemory bool) {
+	v = &IPVS{Unknown: make(map[string]string)}
 	slab, err := m.slab.read(&m.files, now, m.cfg.PageSize, given.Table == nil)
 	if err != nil {
 		v.Unknown["slab"] = err.Error()
@@ -60,6 +68,7 @@ func (m *Monitor) readIPVS(now time.Time, given Given, memory Memory) *IPVS {
 	}
 
 	var t Table
+	names := [...]string{"ipvs entries", "ipvs connections", "ipvs templates"}
 	if given.Table != nil {
 		t = *given.Table
 		v.Connections, v.Templates, v.HalfOpenShare = &t.Connections, &t.Templates, t.HalfOpenShare
@@ -69,11 +78,12 @@ func (m *Monitor) readIPVS(now time.Time, given Given, memory Memory) *IPVS {
 			for _, key := range []string{"half_open_share", "growth_per_second", "new_per_second", "bytes", "per_entry_bytes", "free_bytes", "forecast"} {
 				v.Unknown[key] = given.TableUnknown
 			}
-			return v
+			return v, false
 		}
 		t.Connections = *v.Slab.Objects
+		names = [...]string{"slab entries", "slab connections", "slab templates"}
 	}
-	v.entries = float64(t.Connections) + float64(t.Templates)
+	entries, _ := v.entries()
 	if v.Slab != nil {
 		v.Bytes = new((t.Connections + t.Templates) * v.Slab.SlabSize)
 	} else {
@@ -83,9 +93,9 @@ func (m *Monitor) readIPVS(now time.Time, given Given, memory Memory) *IPVS {
 		v.Unknown["half_open_share"] = "no census has told it"
 	}
 
-	all := m.history.add(now, "ipvs entries", v.entries)
-	connections := m.history.add(now, "ipvs connections", float64(t.Connections))
-	templates := m.history.add(now, "ipvs templates", float64(t.Templates))
+	all := m.history.add(now, names[0], entries)
+	connections := m.history.add(now, names[1], float64(t.Connections))
+	templates := m.history.add(now, names[2], float64(t.Templates))
 	if growth, ok := all.rate(); ok {
 		v.Growth = &growth.perSecond
 	} else {
@@ -114,10 +124,10 @@ func (m *Monitor) readIPVS(now time.Time, given Given, memory Memory) *IPVS {
 	v.perEntry(all, free)
 	if v.BytesPerEntry == nil || v.FreeBytes == nil || v.Growth == nil {
 		v.Unknown["forecast"] = "it needs growth_per_second, per_entry_bytes and free_bytes, which are not all known"
-		return v
+		return v, false
 	}
 	if fall, ok := free.rate(); ok {
-		v.takesMemory = fall.perSecond < 0 && *v.Growth**v.BytesPerEntry >= -fall.perSecond/2
+		takesMemory = fall.perSecond < 0 && *v.Growth**v.BytesPerEntry >= -fall.perSecond/2
 	}
 	v.Forecast = new(Predict(ForecastInput{
 		Connections: Flow{
@@ -131,7 +141,7 @@ func (m *Monitor) readIPVS(now time.Time, given Given, memory Memory) *IPVS {
 		BytesPerEntry: *v.BytesPerEntry,
 		FreeBytes:     float64(*v.FreeBytes),
 	}))
-	return v
+	return v, takesMemory
 }
 
 // halfOpen estimates the entries in SYN_RECV. Without a census they are at most

@@ -116,9 +116,6 @@ func readMemory(f *files, pageSize uint64) Memory {
 	} else {
 		m.MinFree = new(kb * 1024)
 	}
-	if len(m.Unknown) == 0 {
-		m.Unknown = nil
-	}
 	return m
 }
 
@@ -215,11 +212,13 @@ func (m *Memory) zones(zones []Zone, reclaimable *uint64) {
 		m.Zones = nil
 		return
 	}
-	available += file - min(file/2, low)
-	if reclaimable != nil {
-		available += *reclaimable - min(*reclaimable/2, low)
+	m.KernelTotal = &total
+	if reclaimable == nil {
+		m.Unknown["kernel_available_bytes"] = "/proc/meminfo has no SReclaimable:"
+		return
 	}
-	m.KernelTotal, m.KernelAvailable = &total, new(min(available, total))
+	available += file - min(file/2, low) + *reclaimable - min(*reclaimable/2, low)
+	m.KernelAvailable = new(min(available, total))
 }
 
 // zoneFields are the lines of a zone that are needed, all of which every kernel

@@ -21,7 +21,7 @@ type pool struct {
 // readPools reads what can overflow besides memory, IPVS and conntrack: the
 // neighbour tables, and TCP's memory and orphans. One that this host or this
 // namespace does not have is left out.
-func readPools(f *files, open func(string) (procfs.FS, error), pageSize uint64) []pool {
+func readPools(f *files, pageSize uint64) []pool {
 	var pools []pool
 	for _, table := range []struct{ name, file, limit, family string }{
 		{"neighbours IPv4", "arp_cache", "proc/sys/net/ipv4/neigh/default/gc_thresh3", "IPv4"},
@@ -70,7 +70,7 @@ func readPools(f *files, open func(string) (procfs.FS, error), pageSize uint64) 
 	} else {
 		orphans.limit = &limit
 	}
-	tcp, err := readSockstat(open)
+	tcp, err := readSockstat(f.path("proc/thread-self"))
 	if err != nil {
 		memory.err, orphans.err = err, err
 	} else {
@@ -79,9 +79,10 @@ func readPools(f *files, open func(string) (procfs.FS, error), pageSize uint64) 
 	return append(pools, memory, orphans)
 }
 
-func readSockstat(open func(string) (procfs.FS, error)) (procfs.NetSockstatProtocol, error) {
+// readSockstat reads TCP's line of net/sockstat below a directory of /proc.
+func readSockstat(dir string) (procfs.NetSockstatProtocol, error) {
 	var tcp, frag procfs.NetSockstatProtocol
-	pfs, err := open("thread-self")
+	pfs, err := procfs.NewFS(dir)
 	if err != nil {
 		return tcp, err
 	}

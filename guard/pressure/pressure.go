@@ -15,8 +15,6 @@ package pressure
 import (
 	"os"
 	"time"
-
-	"github.com/prometheus/procfs"
 )
 
 // Config tells a Monitor where to look.
@@ -115,19 +113,23 @@ func (m *Monitor) Sample(now time.Time, given Given) Sample {
 
 	s.Memory = readMemory(&m.files, m.cfg.PageSize)
 	s.Counters = m.counters.read(&m.files, interval, s.Unknown)
-	s.Counters = append(s.Counters, m.softnet.read(m.procfs, interval, s.Unknown)...)
+	s.Counters = append(s.Counters, m.softnet.read(&m.files, interval, s.Unknown)...)
 	s.Troubles = troubles(s.Counters)
 	s.Conntrack = m.conntrack.read(&m.files, interval)
-	sockets := readPools(&m.files, m.procfs, m.cfg.PageSize)
+	pools := readPools(&m.files, m.cfg.PageSize)
 
 	b := builder{now: now, history: &m.history, thresholds: m.cfg.Thresholds}
+	var forecast *Forecast
 	if given.Table != nil || given.TableUnknown != "" {
-		s.IPVS = m.readIPVS(now, given, s.Memory)
+		var takesMemory bool
+		if s.IPVS, takesMemory = m.readIPVS(now, given, s.Memory); takesMemory {
+			forecast = s.IPVS.Forecast
+		}
 	}
-	b.memory(s.Memory, s.IPVS)
+	b.memory(s.Memory, forecast)
 	b.ipvs(s.IPVS)
 	b.conntrack(s.Conntrack)
-	for _, p := range sockets {
+	for _, p := range pools {
 		b.pool(p)
 	}
 	for _, q := range given.Queues {
@@ -135,10 +137,4 @@ func (m *Monitor) Sample(now time.Time, given Given) Sample {
 	}
 	s.Resources = b.sorted()
 	return s
-}
-
-// procfs opens the library on a directory below /proc: "." or "thread-self",
-// whose net is that of the calling thread's namespace.
-func (m *Monitor) procfs(dir string) (procfs.FS, error) {
-	return procfs.NewFS(m.files.path("proc/" + dir))
 }

@@ -71,7 +71,10 @@ type builder struct {
 	all        []Resource
 }
 
-func (b *builder) memory(m Memory, table *IPVS) {
+// memory adds memory and low memory. What the table takes ends where the table
+// has its size, which a straight line does not know: so if the table is what takes
+// memory, its forecast is given.
+func (b *builder) memory(m Memory, forecast *Forecast) {
 	r := Resource{
 		Kind: KindMemory, Name: "memory", Unit: UnitBytes,
 		What: "memory of this host; when it is full, the kernel kills processes",
@@ -99,12 +102,6 @@ func (b *builder) memory(m Memory, table *IPVS) {
 		low.unknown(m.Unknown["kernel_available_bytes"])
 	}
 
-	// What the table takes ends where the table has its size; a straight line
-	// does not know that.
-	var forecast *Forecast
-	if table != nil && table.takesMemory {
-		forecast = table.Forecast
-	}
 	if hasLow {
 		b.add(low, forecast, bytesFree)
 		forecast = nil
@@ -124,17 +121,17 @@ func (b *builder) ipvs(v *IPVS) {
 		Kind: KindIPVS, Name: "IPVS connections", Unit: UnitEntries,
 		What: "IPVS's connection table with its persistence templates; it has no limit but memory, and when that is gone new connections are refused",
 	}
-	known := v.Connections != nil || v.Slab != nil && v.Slab.Objects != nil
+	entries, known := v.entries()
 	switch {
 	case !known:
 		r.unknown(v.Unknown["connections"])
 	case v.FreeBytes == nil || v.BytesPerEntry == nil:
-		r.Used = new(uint64(v.entries))
+		r.Used = new(uint64(entries))
 		reason := cmp.Or(v.Unknown["free_bytes"], v.Unknown["per_entry_bytes"])
-		r.Unknown = map[string]string{"limit": reason, "share": reason}
+		r.unknownFor(reason, "limit", "share")
 	default:
 		room := float64(*v.FreeBytes) / *v.BytesPerEntry
-		r.use(uint64(v.entries), uint64(v.entries+room))
+		r.use(uint64(entries), uint64(entries+room))
 	}
 	forecast := v.Forecast
 	if forecast == nil {
@@ -145,14 +142,15 @@ func (b *builder) ipvs(v *IPVS) {
 
 // reason tells the table's size and future.
 func (v *IPVS) reason() string {
-	text := countText(v.entries) + " entries"
+	entries, _ := v.entries()
+	text := countText(entries) + " entries"
 	if v.Templates != nil && *v.Templates > 0 {
 		text += ", " + countText(float64(*v.Templates)) + " of them persistence templates,"
 	}
 	if v.BytesPerEntry == nil {
 		return text
 	}
-	text += " take " + bytesText(v.entries**v.BytesPerEntry)
+	text += " take " + bytesText(entries**v.BytesPerEntry)
 	if f := v.Forecast; f != nil && f.GoneIn == nil {
 		text += fmt.Sprintf("; at this rate it comes to %s, %s, for which there is memory", countText(f.Entries), bytesText(f.Bytes))
 	}
@@ -207,26 +205,32 @@ func (r *Resource) use(used, limit uint64) {
 	if limit > 0 {
 		r.Share = new(float64(used) / float64(limit))
 	} else {
-		r.Unknown = map[string]string{"share": "the limit is 0"}
+		r.unknownFor("the limit is 0", "share")
 	}
 }
 
 func (r *Resource) unknown(reason string) {
-	r.Unknown = map[string]string{"used": reason, "limit": reason, "share": reason, "rate_per_second": reason}
+	r.unknownFor(reason, "used", "limit", "share", "rate_per_second")
+}
+
+func (r *Resource) unknownFor(reason string, keys ...string) {
+	if r.Unknown == nil {
+		r.Unknown = make(map[string]string)
+	}
+	for _, key := range keys {
+		r.Unknown[key] = reason
+	}
 }
 
 // add puts a resource down, with its rate and level. With a forecast, that says
 // when it will be full, and not the straight line.
 func (b *builder) add(r Resource, forecast *Forecast, reason func(Resource) string) {
-	if r.Unknown == nil {
-		r.Unknown = make(map[string]string)
-	}
 	if r.Used != nil {
 		rate, ok := b.history.add(b.now, r.Name, float64(*r.Used)).rate()
 		if ok {
 			r.RatePerSecond = &rate.perSecond
 		} else {
-			r.Unknown["rate_per_second"] = firstReading
+			r.unknownFor(firstReading, "rate_per_second")
 		}
 		switch {
 		case r.Limit == nil:
@@ -246,9 +250,6 @@ func (b *builder) add(r Resource, forecast *Forecast, reason func(Resource) stri
 		r.Reason = "not known: " + cmp.Or(r.Unknown["used"], r.Unknown["share"])
 	} else {
 		r.Reason = reason(r) + fullText(r)
-	}
-	if len(r.Unknown) == 0 {
-		r.Unknown = nil
 	}
 	b.all = append(b.all, r)
 }
