@@ -1,0 +1,455 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// What Live does if it is not told otherwise.
+const (
+	defaultRing = 8 << 20
+	maxWorkers  = 8
+
+	// batchSize is how many segments are handed on at once, at most.
+	batchSize = 256
+	// idle is after how long a worker without packets calls its handler.
+	idle = 100 * time.Millisecond
+
+	// lookAround is after how long at most a change of interfaces or addresses
+	// is seen that was not announced; changes that are announced are seen at
+	// once, but no sooner than settle after the last.
+	lookAround = 2 * time.Second
+	settle     = 50 * time.Millisecond
+)
+
+// defaultSYNs is for how many SYNs the filter has room if it is not told
+// otherwise: 2 s of 300,000 SYNs a second without an answer, and of 100,000
+// with the signature, of which it forgets less than one in 10,000.
+const defaultSYNs = 2 << 20
+
+// LiveConfig says what is captured.
+type LiveConfig struct {
+	// Interfaces are the names of those to read, or "any". If there are none,
+	// those with one of Services' addresses, or with the default route, are.
+	Interfaces []string
+	// Services gives the addresses of the virtual services, if it is not nil.
+	// It is asked at every look at the interfaces, at least every 2 s. What this
+	// host sends from one of them counts as its own, as what it sends from its
+	// interfaces' addresses does.
+	Services func() []netip.Addr
+	// Workers is how many there are; 0: one for each core, at most 8. With the
+	// classic filter, there is always one.
+	Workers int
+	// Ring is the size of each worker's ring in bytes; 0: 8 MiB, which holds
+	// some 55,000 packets.
+	Ring int
+	// SYNs is for how many SYNs the eBPF filter has room, of which one in five
+	// is for those with a flood's signature; 0: 2,097,152 (24 MiB, on 32-bit a
+	// quarter of it).
+	SYNs int
+	// Log hears of interfaces that come and go. Nil: nobody does.
+	Log *slog.Logger
+}
+
+// Live captures what comes and goes by this host's interfaces. All of its
+// methods but Run and Close can be called at any time, by anyone, and stop no
+// worker.
+type Live struct {
+	config  LiveConfig
+	rings   []*ring
+	workers []*worker
+	classic *classicFilter // nil if the filter is eBPF
+	memory  int64
+	start   clock
+	stop    int // an eventfd that is readable when the workers shall end
+
+	filterKind, filterReason string
+
+	mu      sync.Mutex
+	network *rtnetlink
+	filter  filter
+	choice  choice
+	dropped uint64
+}
+
+// worker is what one of them counts: of what is in its ring, what became of it.
+type worker struct {
+	kinds [numKinds]atomic.Uint64
+	_     [64]byte // its counters in cache lines of their own
+}
+
+// OpenLive begins to capture in the network namespace of the calling thread.
+// Packets wait in the rings until Run. It needs CAP_NET_RAW; and CAP_BPF, or
+// the classic filter is used.
+func OpenLive(config LiveConfig) (_ *Live, err error) {
+	if config.Workers <= 0 {
+		config.Workers = min(runtime.GOMAXPROCS(0), maxWorkers)
+	}
+	if config.Ring <= 0 {
+		config.Ring = defaultRing
+	}
+	if config.SYNs <= 0 {
+		config.SYNs = defaultSYNs
+		if strconv.IntSize == 32 {
+			config.SYNs /= 4
+		}
+	}
+	if config.Log == nil {
+		config.Log = slog.New(slog.DiscardHandler)
+	}
+	l := &Live{config: config, start: clock{time.Now()}, stop: -1}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	first, err := l.addRing()
+	if err != nil {
+		return nil, err
+	}
+	if l.network, err = dialNetwork(); err != nil {
+		return nil, err
+	}
+	if l.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return nil, fmt.Errorf("make an eventfd: %w", err)
+	}
+	kernel, refused := loadFilter(config.SYNs)
+	if refused == nil {
+		l.filter, l.filterKind, l.memory = kernel, "ebpf", l.memory+kernel.memory
+		if err := l.bindEBPF(kernel); err != nil {
+			return nil, err
+		}
+	} else {
+		l.classic = newClassicFilter(first)
+		l.filter, l.filterKind, l.filterReason = l.classic, "classic", explainRefusal(refused)
+		config.Log.Warn("capture takes the classic filter, which hands up every TCP segment", "because", l.filterReason)
+		if err := first.bind(); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.look(); err != nil {
+		return nil, err
+	}
+	if len(l.choice.links) == 0 {
+		return nil, none(config.Interfaces)
+	}
+	return l, nil
+}
+
+// explainRefusal says why there is no eBPF filter, and what to do.
+func explainRefusal(err error) string {
+	if errors.Is(err, unix.EPERM) && !errors.As(err, new(*ebpf.VerifierError)) {
+		return fmt.Sprintf("eBPF is refused (%v): it needs CAP_BPF, or before Linux 5.8 CAP_SYS_ADMIN", err)
+	}
+	return fmt.Sprintf("eBPF is refused: %v", err)
+}
+
+// addRing opens one more ring, which lets nothing pass.
+func (l *Live) addRing() (*ring, error) {
+	r, err := openRing(l.config.Ring)
+	if err != nil {
+		return nil, err
+	}
+	l.rings = append(l.rings, r)
+	l.workers = append(l.workers, &worker{})
+	l.memory += int64(len(r.mem))
+	return r, r.attachClassic(dropAll())
+}
+
+// bindEBPF makes the rings hear, and share what they hear. Until they share it,
+// each would hear all: so they get their filter last.
+func (l *Live) bindEBPF(f *kernelFilter) error {
+	for len(l.rings) < l.config.Workers {
+		if _, err := l.addRing(); err != nil {
+			return err
+		}
+	}
+	for _, r := range l.rings {
+		if err := r.bind(); err != nil {
+			return err
+		}
+	}
+	if len(l.rings) > 1 {
+		if err := join(l.rings, f.steering.FD()); err != nil {
+			return err
+		}
+	}
+	for _, r := range l.rings {
+		if err := r.attach(f.program.FD()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close ends the capture. Run must have returned.
+func (l *Live) Close() error {
+	var errs []error
+	for _, r := range l.rings {
+		errs = append(errs, r.close())
+	}
+	if l.filter != nil {
+		errs = append(errs, l.filter.Close())
+	}
+	if l.network != nil {
+		errs = append(errs, l.network.close())
+	}
+	if l.stop >= 0 {
+		errs = append(errs, unix.Close(l.stop))
+	}
+	return errors.Join(errs...)
+}
+
+// Run hands on what is captured until ctx ends. It is called once. Each worker
+// calls handle with up to 256 TCP segments, in the order in which they were
+// captured, and at least every 100 ms, if need be with none; never twice at a
+// time. A connection's segments, both ways, and ICMP errors about them all come
+// to one worker. now is the time by the clock of Segment.Time; batch is
+// overwritten after handle has returned.
+func (l *Live) Run(ctx context.Context, handle func(worker int, now int64, batch []Segment)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, func() {
+		one := [8]byte{1}
+		_, _ = unix.Write(l.stop, one[:]) // never blocks, as it is written once
+	})()
+	for i := range l.rings {
+		group.Go(func() error { return l.work(i, handle) })
+	}
+	group.Go(func() error { l.watch(ctx); return nil })
+	return group.Wait()
+}
+
+// work is one worker.
+func (l *Live) work(i int, handle func(worker int, now int64, batch []Segment)) error {
+	r, counters := l.rings[i], l.workers[i]
+	batch := make([]Segment, batchSize)
+	var last int64
+	for {
+		b, ok := r.take()
+		if !ok {
+			ready, stopped, err := r.wait(l.stop, idle)
+			if err != nil || stopped {
+				return err
+			}
+			if !ready {
+				now, _ := l.start.now()
+				handle(i, now, nil)
+			}
+			continue
+		}
+		now, offset := l.start.now()
+		var kinds [numKinds]uint64
+		n := 0
+		at := int(b.header.first)
+		for range b.header.packets {
+			var f frame
+			f, at = b.frame(at)
+			seg := &batch[n]
+			kind, keep := f.decode(seg), false
+			if kind == TCP {
+				keep = true
+				if l.classic != nil {
+					kind, keep = l.classic.judge(&f, seg)
+				}
+			}
+			kinds[kind]++
+			if !keep {
+				continue
+			}
+			// Between the last packet and now, even if the wall clock made a
+			// step meanwhile.
+			last = max(last, min(f.wall+offset, now))
+			seg.Time = last
+			if n++; n == len(batch) {
+				handle(i, now, batch)
+				n = 0
+			}
+		}
+		r.release(b)
+		for kind, n := range kinds {
+			if n > 0 {
+				counters.kinds[kind].Add(n)
+			}
+		}
+		handle(i, now, batch[:n])
+	}
+}
+
+// wait waits for the next block, at most for d, or until stop is readable.
+func (r *ring) wait(stop int, d time.Duration) (ready, stopped bool, err error) {
+	fds := []unix.PollFd{{Fd: int32(r.fd), Events: unix.POLLIN}, {Fd: int32(stop), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, int(d.Milliseconds()))
+	if errors.Is(err, unix.EINTR) {
+		return true, false, nil
+	}
+	if err != nil {
+		return false, false, fmt.Errorf("wait for packets: %w", err)
+	}
+	if fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 {
+		e, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil || e != 0 {
+			return false, false, fmt.Errorf("wait for packets: %w", errors.Join(err, unix.Errno(e)))
+		}
+	}
+	return n > 0, fds[1].Revents != 0, nil
+}
+
+// clock is the wall clock of when the capture began, run on by the monotonic
+// one.
+type clock struct{ start time.Time }
+
+// now is its time, in nanoseconds since 1970, and how far it is ahead of the
+// wall clock at this moment.
+func (c clock) now() (now, ahead int64) { return c.at(time.Now()) }
+
+func (c clock) at(t time.Time) (now, ahead int64) {
+	now = c.start.UnixNano() + int64(t.Sub(c.start))
+	return now, now - t.UnixNano()
+}
+
+// watch follows interfaces and addresses until ctx ends.
+func (l *Live) watch(ctx context.Context) {
+	defer context.AfterFunc(ctx, l.network.interrupt)()
+	failing := false
+	for ctx.Err() == nil {
+		begun := time.Now()
+		l.network.drain()
+		err := l.look()
+		if err != nil && !failing {
+			l.config.Log.Warn("capture cannot look at the interfaces and goes on with those it has", "error", err)
+		}
+		failing = err != nil
+		// Looking may take a hundredth of the time at most.
+		rest := 100 * time.Since(begun)
+		select {
+		case <-ctx.Done():
+		case <-time.After(max(settle, rest)):
+			l.network.wait(ctx, max(lookAround, rest))
+		}
+	}
+}
+
+// look reads the interfaces and addresses, and has the filter follow.
+func (l *Live) look() error {
+	n, err := l.network.read(len(l.config.Interfaces) == 0)
+	if err != nil {
+		return err
+	}
+	var services []netip.Addr
+	if l.config.Services != nil {
+		services = l.config.Services()
+	}
+	c := choose(n, l.config.Interfaces, services)
+	interfaces := make(map[uint32]uint32)
+	for _, i := range c.links {
+		interfaces[i.index] = i.mode()
+	}
+	locals := make(map[[16]byte]bool)
+	for _, a := range n.addresses {
+		locals[a.ip.As16()] = true
+	}
+	for _, a := range services {
+		locals[a.As16()] = true
+	}
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.filter.follow(interfaces, locals); err != nil {
+		return err
+	}
+	if !slices.Equal(c.names(), l.choice.names()) || !slices.Equal(c.notes, l.choice.notes) {
+		l.config.Log.Info("capture reads", "interfaces", strings.Join(c.names(), " "), "notes", strings.Join(c.notes, "; "))
+	}
+	l.choice = c
+	return l.countDropped()
+}
+
+// countDropped adds what the rings have lost since the last time. The kernel
+// counts in 32 bits, and begins anew with each reading.
+func (l *Live) countDropped() error {
+	for _, r := range l.rings {
+		n, err := r.lost()
+		if err != nil {
+			return err
+		}
+		l.dropped += uint64(n)
+	}
+	return nil
+}
+
+// Stats are the figures up to now.
+func (l *Live) Stats() (Stats, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.countDropped(); err != nil {
+		return Stats{}, err
+	}
+	t, err := l.filter.count()
+	if err != nil {
+		return Stats{}, err
+	}
+	s := Stats{Packets: t.packets, Dropped: l.dropped}
+	for _, w := range l.workers {
+		for kind := range w.kinds {
+			n := w.kinds[kind].Load()
+			s.Kinds[kind] += n
+			s.Handed += n
+		}
+	}
+	s.Kinds[Copy] += t.copies
+	s.Kinds[Fragment] += t.fragments
+	return s, nil
+}
+
+// SetArmed says which services are armed; port 0 is every port of the address.
+// SYNs to them that bear the signature of a flood are counted and not handed
+// on.
+func (l *Live) SetArmed(services []netip.AddrPort) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.filter.arm(services)
+}
+
+// Screened are the SYNs that were counted and not handed on, for each service
+// that is or was armed.
+func (l *Live) Screened() (map[netip.AddrPort]uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t, err := l.filter.count()
+	return t.screened, err
+}
+
+// Filter is the filter in use: "ebpf", or "classic" and why.
+func (l *Live) Filter() (kind, reason string) { return l.filterKind, l.filterReason }
+
+// Interfaces are the names of those that are read now.
+func (l *Live) Interfaces() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.choice.names()
+}
+
+// Notes say what an operator should know of the choice of interfaces: which are
+// not there, and which are not read because others are.
+func (l *Live) Notes() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.choice.notes)
+}
+
+// Memory is how many bytes of the kernel's memory rings and maps take.
+func (l *Live) Memory() int64 { return l.memory }
