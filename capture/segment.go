@@ -122,6 +122,24 @@ type Stats struct {
 	Kinds Kinds
 }
 
+// Add adds the figures of another capture. Packets is nil if either is.
+func (s *Stats) Add(o Stats) {
+	switch {
+	case s.Handed == 0 && s.Packets == nil: // the first
+		s.Packets = o.Packets
+	case s.Packets != nil && o.Packets != nil:
+		sum := *s.Packets + *o.Packets
+		s.Packets = &sum
+	default:
+		s.Packets = nil
+	}
+	s.Handed += o.Handed
+	s.Dropped += o.Dropped
+	for i, n := range o.Kinds {
+		s.Kinds[i] += n
+	}
+}
+
 // Report is what is told of a capture.
 type Report struct {
 	Packets *uint64 `json:"packets"`

@@ -3,6 +3,7 @@ package handshake
 import (
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/lvsguard/lvsguard/capture"
 )
@@ -76,6 +77,17 @@ func (h *Histogram) value() HistogramValue {
 		v.Buckets[i] = Bucket{Bound(i).Seconds(), n}
 	}
 	return v
+}
+
+// Quantile is the bound of the bucket in which the share q of the times ends;
+// false if there are none, or if it is beyond the last bound.
+func (h *HistogramValue) Quantile(q float64) (time.Duration, bool) {
+	for i, b := range h.Buckets {
+		if h.Count > 0 && float64(b.Count) >= q*float64(h.Count) {
+			return Bound(i), true
+		}
+	}
+	return 0, false
 }
 
 // Completion is the share of the ended attempts that succeeded, from 0 to 1;

@@ -5,6 +5,9 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lvsguard/lvsguard/capture"
 )
@@ -120,6 +123,8 @@ func newTable(capacity int) table {
 		numbers:  1<<bits.Len(uint(capacity)) - 1,
 		attempts: make([]attempt, capacity),
 	}
+	inHugePages(t.index)
+	inHugePages(t.attempts)
 	// Nobody who does not know the seed can aim at one place of the index.
 	for i := range t.seed {
 		t.seed[i] = rand.Uint64()
@@ -132,14 +137,14 @@ func newTable(capacity int) table {
 // two that cancel each other could fill one place of the index.
 func (t *table) hash(k *key) uint64 {
 	if k.client[0]|k.server[0] == 0 {
-		return mix((k.client[1]&^0xffffffff|k.server[1]>>32)^t.seed[0], uint64(k.ports)^t.seed[1])
+		return fold((k.client[1]&^0xffffffff|k.server[1]>>32)^t.seed[0], uint64(k.ports)^t.seed[1])
 	}
-	c := mix(k.client[0]^t.seed[0], k.client[1]^t.seed[1])
-	s := mix(k.server[0]^t.seed[1], k.server[1]^t.seed[2])
-	return mix(c^uint64(k.ports)^t.seed[3], s^t.seed[2])
+	c := fold(k.client[0]^t.seed[0], k.client[1]^t.seed[1])
+	s := fold(k.server[0]^t.seed[1], k.server[1]^t.seed[2])
+	return fold(c^uint64(k.ports)^t.seed[3], s^t.seed[2])
 }
 
-func mix(a, b uint64) uint64 {
+func fold(a, b uint64) uint64 {
 	hi, lo := bits.Mul64(a, b)
 	return hi ^ lo
 }
@@ -203,3 +208,15 @@ func (t *table) remove(at uint64) {
 }
 
 func (t *table) full() bool { return t.held == len(t.attempts) }
+
+// inHugePages asks the kernel to back a large array with huge pages: places in
+// it are looked up at random, and to find the pages costs as much as to read
+// them. Where it does not, nothing is lost but time.
+func inHugePages[T any](array []T) {
+	const size = 2 << 20
+	b := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(array))), len(array)*int(unsafe.Sizeof(array[0])))
+	first := int(-uintptr(unsafe.Pointer(&b[0])) & (size - 1))
+	if last := len(b) - (len(b)-first)%size; first < last {
+		_ = unix.Madvise(b[first:last], unix.MADV_HUGEPAGE)
+	}
+}

@@ -48,11 +48,15 @@ type Config struct {
 
 // An Event is the end of an attempt.
 type Event struct {
-	Client, Server    netip.AddrPort
-	Outcome           Outcome
-	Opened            time.Time
-	Took              time.Duration // from the first SYN to what ended it
-	DupSYN, DupSYNACK int           // retransmissions seen; 15 is "or more"
+	Client  netip.AddrPort `json:"client"`
+	Server  netip.AddrPort `json:"server"`
+	Outcome Outcome        `json:"outcome"`
+	Opened  time.Time      `json:"opened"`
+	// Took is from the first SYN to what ended it.
+	Took time.Duration `json:"nanoseconds"`
+	// DupSYN and DupSYNACK are the retransmissions seen; 15 is "or more".
+	DupSYN    int `json:"dupsyn"`
+	DupSYNACK int `json:"dupsynack"`
 }
 
 // An Outcome is how an attempt ended.
@@ -386,7 +390,7 @@ func (t *Tracker) event(a *attempt, o Outcome, at tick) Event {
 	took := at.since(a.opened)
 	e := Event{Outcome: o, Took: took, DupSYN: a.dupSYN(), DupSYNACK: a.dupSYNACK()}
 	e.Client, e.Server = a.addresses()
-	e.Opened = time.Unix(0, ended-int64(took))
+	e.Opened = time.Unix(0, ended-int64(took)).UTC()
 	return e
 }
 
