@@ -179,8 +179,10 @@ func extensions(next uint8, b []byte, wire int) (proto uint8, size int, kind Kin
 			if binary.BigEndian.Uint16(h[2:])&0xfff8 != 0 {
 				return 0, 0, Fragment
 			}
-		case protoAH: // RFC 4302, section 2.2
-			header = (int(h[1]) + 2) * 4
+		case protoAH: // RFC 4302, section 2: at least without a value
+			if header = (int(h[1]) + 2) * 4; header < 12 {
+				return 0, 0, BadIP
+			}
 		default:
 			header = (int(h[1]) + 1) * 8
 		}

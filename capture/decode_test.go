@@ -355,6 +355,7 @@ func TestDecodeNot(t *testing.T) {
 		{"an extension header beyond the packet", LinkIPv6, ipv6(protoDestOptions, changed(extension(protoTCP, 1), 1, 200)), 0, BadIP},
 		{"an extension header beyond the payload length", LinkIPv6, changed(ipv6(protoDestOptions, concat(extension(protoTCP, 2), syn)), 5, 9), 0, BadIP},
 		{"an authentication header beyond the packet", LinkIPv6, ipv6(protoAH, changed(authentication(protoTCP), 1, 200)), 0, BadIP},
+		{"an authentication header of 8 bytes", LinkIPv6, ipv6(protoAH, concat([]byte{protoTCP, 0, 0, 0, 0, 0, 0, 0}, syn)), 0, BadIP},
 		{"a fragment header that is cut", LinkIPv6, ipv6(protoFragment, fragment(protoTCP, 0)[:6]), 0, BadIP},
 		{"too many extension headers", LinkIPv6, ipv6(protoDestOptions,
 			concat(slices.Concat(slices.Repeat([][]byte{extension(protoDestOptions, 1)}, maxExtensions)...), extension(protoTCP, 1), syn)), 0, BadIP},
