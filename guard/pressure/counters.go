@@ -67,7 +67,10 @@ type counters struct {
 type counterFile struct {
 	names  []string // a gauge's is empty
 	values []uint64
-	last   []uint64 // as many as values, or none
+	last   []uint64 // the last figures, or none
+	// lastNames are theirs, where they are not names: a line is longer by a
+	// column when the first ICMP message of its type comes.
+	lastNames []string
 }
 
 func (c *counters) read(f *files, interval time.Duration, unknown map[string]string) []Counter {
@@ -93,13 +96,21 @@ func (c *counters) read(f *files, interval time.Duration, unknown map[string]str
 
 func (c *counterFile) rates(all []Counter, interval time.Duration) []Counter {
 	known := make([]float64, len(c.names)) // one piece of memory for all
+	moved := make(map[string]int)
+	for i, name := range c.lastNames {
+		moved[name] = i
+	}
 	for i, name := range c.names {
 		if name == "" {
 			continue
 		}
 		counter := Counter{Name: name, Total: c.values[i]}
-		if i < len(c.last) {
-			if rate, ok := perSecond(c.last[i], c.values[i], interval); ok {
+		was, there := i, true
+		if c.lastNames != nil {
+			was, there = moved[name]
+		}
+		if there && was < len(c.last) {
+			if rate, ok := perSecond(c.last[was], c.values[i], interval); ok {
 				known[i] = rate
 				counter.PerSecond = &known[i]
 			}
@@ -109,10 +120,9 @@ func (c *counterFile) rates(all []Counter, interval time.Duration) []Counter {
 	return all
 }
 
-// parse takes the file's figures. What was there becomes the last figures, as
-// far as the names are the same in the same places.
+// parse takes the file's figures. What was there becomes the last figures.
 func (c *counterFile) parse(data []byte, pairs bool) error {
-	c.last, c.values = c.values, c.last[:0]
+	c.last, c.values, c.lastNames = c.values, c.last[:0], nil
 	var err error
 	if pairs {
 		err = c.parsePairs(data)
@@ -192,8 +202,10 @@ func (c *counterFile) take(protocol, name, value []byte) error {
 	if i < len(c.names) && c.names[i] == "" && full == "" {
 		return nil
 	}
-	// Another name in this place: what follows is not what it was before.
-	c.last = c.last[:min(i, len(c.last))]
+	// Another name in this place.
+	if c.lastNames == nil {
+		c.lastNames = slices.Clone(c.names)
+	}
 	c.names = append(c.names[:i], full)
 	return nil
 }
