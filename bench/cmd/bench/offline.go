@@ -20,13 +20,14 @@ type peer struct {
 	pipeline [][]string
 }
 
-// peers read a file, each as its manual says, and look up no names.
+// peers read a file, look up no names, and do as little beside as they can be
+// told to: -S spares tcpdump a memory of all connections.
 func peers(file string) []peer {
 	return []peer{
 		{"tcptrace", [][]string{{"tcptrace", "-n", file}}},
 		{"argus and ra", [][]string{{"argus", "-r", file, "-w", "-"}, {"ra", "-n", "-r", "-"}}},
 		{"tshark", [][]string{{"tshark", "-n", "-q", "-z", "conv,tcp", "-r", file}}},
-		{"tcpdump", [][]string{{"tcpdump", "-n", "-r", file}}},
+		{"tcpdump", [][]string{{"tcpdump", "-n", "-S", "-r", file}}},
 	}
 }
 
