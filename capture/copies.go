@@ -16,31 +16,32 @@ import (
 // taken for a retransmission.
 type copies struct {
 	seed [5]uint64
-	// seen is addressed by a hash of the packet: what comes in overwrites what
-	// was there. A copy follows its packet within milliseconds, so that even in a
-	// flood it finds it.
-	seen [1 << 16]sighting
+	// seen is addressed by a hash of the packet. Each line, of a cache too, has the
+	// two last packets. A copy follows its packet within milliseconds, so that
+	// even in a flood it finds it.
+	seen [1 << 15][2]sighting
 	// asked are the packets of a batch that drop is to find out about.
 	asked [copyBatch]question
 	count int
-	cache uint32 // what fetching left
+	// loaded is what reading ahead left. Without a use of it, nothing is read.
+	loaded uint32
 }
 
 // copyBatch is how many packets are asked about at once. It has as many as
 // uint64 has bits.
 const copyBatch = 64
 
-// A question is whether a packet is a copy: where it is now, where in the table
-// it would have been, and in the batch.
+// A question is whether a packet is a copy: where it is seen now, its line in the
+// table, and its index in the batch.
 type question struct {
 	sighting
-	place uint16
+	line  uint16
 	index uint8
 }
 
-// A sighting is where a packet was seen, in half a cache line.
+// A sighting is where a packet was seen.
 type sighting struct {
-	packet uint32 // that part of its hash that is not the place in the table
+	packet uint32 // that part of its hash that is not the line in the table
 	time   uint32 // in units of 1024 ns, which come round after 73 minutes
 	// from is who sent it first, and in the upper bits the device.
 	from uint64
@@ -75,7 +76,7 @@ func (c *copies) ask(seg *Segment, index int, id uint16, at place) {
 	c.count++
 	q.packet, q.time = uint32(hash>>32), uint32(seg.Time>>10)
 	q.from, q.to = uint64(at.from)|uint64(at.device)<<deviceBits, at.to
-	q.place, q.index = uint16(hash), uint8(index)
+	q.line, q.index = uint16(hash%uint64(len(c.seen))), uint8(index)
 }
 
 // drop removes from the batch what was asked about and is a copy, and tells how
@@ -83,21 +84,29 @@ func (c *copies) ask(seg *Segment, index int, id uint16, at place) {
 func (c *copies) drop(batch []Segment) int {
 	asked := c.asked[:c.count]
 	c.count = 0
-	// In a flood, no packet's place in the table is in the processor's cache.
-	// Reading all of them first waits for memory once and not for each.
-	cache := c.cache
+	// In a flood, no packet's line is in the processor's cache. Reading all of
+	// them first waits for memory once and not for each.
+	loaded := c.loaded
 	for i := range asked {
-		cache += c.seen[asked[i].place].packet
+		loaded += c.seen[asked[i].line][0].packet
 	}
-	c.cache = cache
+	c.loaded = loaded
 	var copied uint64 // by index
 	for i := range asked {
 		q := &asked[i]
-		if s := &c.seen[q.place]; s.packet != q.packet || !s.again(q) {
-			s.packet, s.time, s.from, s.to, s.last = q.packet, q.time, q.from, q.to, q.to
-		} else {
-			copied |= 1 << q.index
+		line := &c.seen[q.line]
+		s := &line[0]
+		if s.packet != q.packet {
+			if s = &line[1]; s.packet != q.packet {
+				line[1] = line[0]
+				s = &line[0]
+			}
 		}
+		if s.packet == q.packet && s.again(q) {
+			copied |= 1 << q.index
+			continue
+		}
+		s.packet, s.time, s.from, s.to, s.last = q.packet, q.time, q.from, q.to, q.to
 	}
 	if copied == 0 {
 		return len(batch)

@@ -151,14 +151,16 @@ func (r *Reader) open() error {
 // after all the segments before it, and again with every further call.
 func (r *Reader) Read(batch []Segment) (int, error) {
 	n := 0
-	for more := true; more && n < len(batch); {
+	for n < len(batch) {
 		part := batch[n:min(n+copyBatch, len(batch))]
-		var segments int
-		segments, more = r.read(part, n == 0)
+		segments, more := r.read(part, n == 0)
 		left := r.copies.drop(part[:segments])
 		r.kinds[TCP] -= uint64(segments - left)
 		r.kinds[Copy] += uint64(segments - left)
 		n += left
+		if !more && (n > 0 || r.err != nil) {
+			break
+		}
 	}
 	if n == 0 {
 		return 0, r.err
