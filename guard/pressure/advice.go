@@ -66,7 +66,14 @@ func Advice(in AdviceInput) []Finding {
 			Remedy: fmt.Sprintf("sysctl -w net.ipv4.vs.drop_entry=1 net.ipv4.vs.amemthresh=%s (amemthresh is at least twice vm.min_free_kbytes, or the kernel is out of memory first). "+
 				"Its price: while it acts, young established connections are dropped too", pages),
 		})
-	case *d.DropEntry != 3 && !enough:
+	case *d.DropEntry == 3:
+		add(Finding{
+			Severity: LevelWarning,
+			What:     "net.ipv4.vs.drop_entry is 3",
+			Why:      "entries are dropped all the time, young established ones too, with memory short or not",
+			Remedy:   "when the flood is over: sysctl -w net.ipv4.vs.drop_entry=1",
+		})
+	case !enough:
 		add(Finding{
 			Severity: LevelWarning,
 			What:     fmt.Sprintf("net.ipv4.vs.amemthresh is %d pages, less than twice vm.min_free_kbytes", *d.AmemThresh),
@@ -74,11 +81,11 @@ func Advice(in AdviceInput) []Finding {
 			Remedy:   "sysctl -w net.ipv4.vs.amemthresh=" + pages,
 		})
 	}
-	if d.automatic() && in.Memory.highMemory() {
+	if (d.automatic() || d.DropEntry != nil && *d.DropEntry == 0) && in.Memory.highMemory() {
 		add(Finding{
 			Severity: LevelWarning,
-			What:     "IPVS's automatic defence is on, and this kernel has memory that it cannot use for itself",
-			Why:      "the automatic mode counts that memory as free and is blind to the rest: connections are refused for want of low memory while it still waits",
+			What:     "this kernel has memory that it cannot use for itself, to which IPVS's automatic defence is blind",
+			Why:      "the automatic modes count that memory as free: connections are refused for want of low memory while they still wait",
 			Remedy:   "use a 64-bit kernel; until then let lvsguard arm by itself (mode: auto), and under a flood that it does not see sysctl -w net.ipv4.vs.drop_entry=3, and back to 1 afterwards",
 		})
 	}

@@ -29,7 +29,7 @@ type Conntrack struct {
 var conntrackColumns = []string{"drop", "insert_failed", "early_drop"}
 
 type conntrackReader struct {
-	last columns
+	last [][]uint64
 }
 
 func (r *conntrackReader) read(f *files, interval time.Duration) Conntrack {
@@ -42,7 +42,7 @@ func (r *conntrackReader) read(f *files, interval time.Duration) Conntrack {
 	}
 	n, err := f.number(dir + "nf_conntrack_count")
 	if notThere(err) {
-		r.last = columns{}
+		r.last = nil
 		c.InUse = false
 		why(errors.New("not in use: nf_conntrack is not loaded"),
 			"entries", "limit_entries", "drops_per_second", "insert_failed_per_second", "early_drops_per_second")
@@ -77,42 +77,42 @@ func (r *conntrackReader) read(f *files, interval time.Duration) Conntrack {
 func (r *conntrackReader) rates(f *files, interval time.Duration) ([]*float64, error) {
 	const name = "proc/thread-self/net/stat/nf_conntrack"
 	data, err := f.read(name)
-	var now columns
+	var now [][]uint64
 	if err == nil {
 		if now, err = parseColumns(data, conntrackColumns); err != nil {
 			err = fmt.Errorf("%s: %w", f.path(name), err)
 		}
 	}
 	if err != nil {
-		r.last = columns{}
+		r.last = nil
 		return nil, err
 	}
 	rates := make([]*float64, len(conntrackColumns))
+	// With another number of processors they are not the same ones.
 	for i := range rates {
-		// Another number of processors makes another sum.
-		if r.last.lines == now.lines {
-			if rate, ok := perSecond(r.last.sums[i], now.sums[i], interval); ok {
-				rates[i] = &rate
+		sum, known := 0.0, len(now) == len(r.last)
+		for cpu := range now {
+			if !known {
+				break
 			}
+			var rate float64
+			rate, known = perSecond(r.last[cpu][i], now[cpu][i], interval)
+			sum += rate
+		}
+		if known {
+			rates[i] = &sum
 		}
 	}
 	r.last = now
 	return rates, nil
 }
 
-// columns are the sums over all processors of what was asked for of a file below
-// /proc/net/stat, and what the first processor has, for figures that are the
-// same for all.
-type columns struct {
-	lines       int
-	sums, first []uint64
-}
-
 // parseColumns reads a file below /proc/net/stat: a line of names, and a line of
-// hexadecimal figures for each processor. The library reads conntrack's by the
-// place of a column and refuses one more or fewer; its reader for the others
-// panics where a line has more figures than names.
-func parseColumns(data []byte, names []string) (columns, error) {
+// hexadecimal figures for each processor. It returns those of the names that are
+// asked for, by processor. The library reads conntrack's by the place of a column
+// and refuses one more or fewer; its reader for the others panics where a line
+// has more figures than names.
+func parseColumns(data []byte, names []string) ([][]uint64, error) {
 	header, body, _ := bytes.Cut(data, []byte("\n"))
 	index := make([]int, len(names))
 	for i, name := range names {
@@ -123,29 +123,26 @@ func parseColumns(data []byte, names []string) (columns, error) {
 			}
 		}
 		if index[i] < 0 {
-			return columns{}, fmt.Errorf("no column %s", name)
+			return nil, fmt.Errorf("no column %s", name)
 		}
 	}
-	c := columns{sums: make([]uint64, len(names)), first: make([]uint64, len(names))}
+	var cpus [][]uint64
 	for line := range bytes.Lines(body) {
 		words := bytes.Fields(line)
+		values := make([]uint64, len(names))
 		for i, j := range index {
 			if j >= len(words) {
-				return columns{}, fmt.Errorf("line %d has no column %s", c.lines+2, names[i])
+				return nil, fmt.Errorf("line %d has no column %s", len(cpus)+2, names[i])
 			}
-			v, err := strconv.ParseUint(string(words[j]), 16, 64)
-			if err != nil {
-				return columns{}, fmt.Errorf("line %d, column %s: %w", c.lines+2, names[i], err)
-			}
-			c.sums[i] += v
-			if c.lines == 0 {
-				c.first[i] = v
+			var err error
+			if values[i], err = strconv.ParseUint(string(words[j]), 16, 64); err != nil {
+				return nil, fmt.Errorf("line %d, column %s: %w", len(cpus)+2, names[i], err)
 			}
 		}
-		c.lines++
+		cpus = append(cpus, values)
 	}
-	if c.lines == 0 {
-		return columns{}, errCut
+	if len(cpus) == 0 {
+		return nil, errCut
 	}
-	return c, nil
+	return cpus, nil
 }

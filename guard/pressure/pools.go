@@ -40,10 +40,11 @@ func readPools(f *files, pageSize uint64) []pool {
 			continue
 		}
 		if p.err = errors.Join(err, readErr); p.err == nil {
-			if c, err := parseColumns(data, []string{"entries"}); err != nil {
+			// Each processor's line has the same number of entries.
+			if cpus, err := parseColumns(data, []string{"entries"}); err != nil {
 				p.err = fmt.Errorf("/proc/net/stat/%s: %w", table.file, err)
 			} else {
-				p.used, p.limit = &c.first[0], &limit
+				p.used, p.limit = &cpus[0][0], &limit
 			}
 		}
 		pools = append(pools, p)

@@ -318,6 +318,9 @@ func bytesText(n float64) string {
 	for len(units) > 1 && n >= 999.5 {
 		n, units = n/1000, units[1:]
 	}
+	if n >= 100 {
+		return strconv.FormatFloat(n, 'f', 0, 64) + " " + units[0]
+	}
 	return strconv.FormatFloat(n, 'g', 3, 64) + " " + units[0]
 }
 
