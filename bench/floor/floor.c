@@ -1,5 +1,5 @@
 /*
- * floor FILE [ROUNDS]: how fast can the handshakes in a capture be followed?
+ * floor [-H] FILE [ROUNDS]: how fast can the handshakes in a capture be followed?
  *
  * A yardstick for lvsguard, not a tool: Ethernet, IPv4 and TCP only, a classic
  * capture in this machine's byte order, one filter. It keeps the states that
@@ -7,6 +7,7 @@
  * touched before, in memory that was read before, and fetches a packet's slot
  * while it parses the packets behind it. It prints one JSON object: counts, and
  * the processor time of parsing and tracking a packet, the least of ROUNDS.
+ * With -H the table is in huge pages, if the kernel has some.
  *
  * gcc -O2 -march=native -o floor floor.c
  */
@@ -329,8 +330,11 @@ static void print_histogram(const char *name, uint64_t *histogram)
 
 int main(int argc, char **argv)
 {
+	int huge = argc > 1 && !strcmp(argv[1], "-H");
+	argc -= huge;
+	argv += huge;
 	if (argc < 2 || argc > 3) {
-		fprintf(stderr, "usage: floor FILE [ROUNDS]\n");
+		fprintf(stderr, "usage: floor [-H] FILE [ROUNDS]\n");
 		return 2;
 	}
 	int fd = open(argv[1], O_RDONLY);
@@ -350,6 +354,8 @@ int main(int argc, char **argv)
 	table = mmap(NULL, SLOTS * sizeof *table, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (table == MAP_FAILED)
 		die("make the table");
+	if (huge && madvise(table, SLOTS * sizeof *table, MADV_HUGEPAGE))
+		die("ask for huge pages");
 
 	uint64_t least = UINT64_MAX;
 	volatile uint8_t touched = 0;
