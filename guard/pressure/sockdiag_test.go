@@ -144,7 +144,7 @@ func fakeKernel(t *testing.T, dials ...[][]byte) *netlinkConn {
 		if len(dials) == 0 {
 			return -1, unix.EMFILE
 		}
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
 			return -1, err
 		}
@@ -198,6 +198,7 @@ func TestDump(t *testing.T) {
 		{"half a header", [][][]byte{{data(1, "a")[:10]}}, nil, errMalformedNetlink},
 		{"longer than it is", [][][]byte{{data(1, "abcdefgh")[:20]}}, nil, errMalformedNetlink},
 		{"length of zero", [][][]byte{{make([]byte, 16)}}, nil, errMalformedNetlink},
+		{"an empty answer", [][][]byte{{{}}}, nil, errMalformedNetlink},
 		{"no error number", [][][]byte{{netlinkMessage(unix.NLMSG_ERROR, 0, 1, nil)}}, nil, errMalformedNetlink},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -398,7 +399,7 @@ func FuzzDiag(f *testing.F) {
 			own = segments{}
 		}
 		for i := range own {
-			if own[i].last.compare(own[i].first) < 0 || i > 0 && own[i].first.compare(own[i-1].last) <= 0 {
+			if own[i].last.less(own[i].first) || i > 0 && !own[i-1].last.less(own[i].first) {
 				t.Errorf("segments %v", own)
 			}
 		}

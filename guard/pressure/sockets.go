@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +32,9 @@ type Sockets struct {
 	// Listeners are the listening sockets, the fullest accept queue first.
 	Listeners   []Listener   `json:"listeners"`
 	Connections *Connections `json:"connections"`
+	// Took is how long the reading took, in milliseconds. Nearly all of it is
+	// processor time.
+	Took float64 `json:"reading_milliseconds"`
 	// Unknown has the reasons, by "listeners", "connections", "remotes".
 	Unknown map[string]string `json:"unknown,omitempty"`
 }
@@ -267,6 +271,13 @@ func (r *SocketReader) Close() error { return errors.Join(r.diag.close(), r.rout
 // Read reads the listening sockets, and what else is asked for. It ends soon
 // after ctx does; what was not read by then is unknown.
 func (r *SocketReader) Read(ctx context.Context, ask SocketsAsk) Sockets {
+	start := time.Now()
+	s := r.read(ctx, ask)
+	s.Took = time.Since(start).Seconds() * 1000
+	return s
+}
+
+func (r *SocketReader) read(ctx context.Context, ask SocketsAsk) Sockets {
 	s := Sockets{Unknown: make(map[string]string)}
 	if err := r.readListeners(ctx); err != nil {
 		s.Unknown["listeners"] = err.Error()

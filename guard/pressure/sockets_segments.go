@@ -15,22 +15,21 @@ type segments []segment
 
 type segment struct{ first, last address }
 
-func (a address) compare(b address) int {
-	return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo))
-}
+// less tells the order of two addresses. It is asked for each connection.
+func (a address) less(b address) bool { return a.hi < b.hi || a.hi == b.hi && a.lo < b.lo }
 
 // contains tells whether an address is on one of the host's links.
 func (s segments) contains(a address) bool {
 	low, high := 0, len(s)
 	for low < high {
 		middle := int(uint(low+high) / 2)
-		if s[middle].last.compare(a) < 0 {
+		if s[middle].last.less(a) {
 			low = middle + 1
 		} else {
 			high = middle
 		}
 	}
-	return low < len(s) && s[low].first.compare(a) <= 0
+	return low < len(s) && !a.less(s[low].first)
 }
 
 // segmentOf is the range of an address's first bits, which count from the
@@ -47,11 +46,13 @@ func segmentOf(a address, bits int) segment {
 
 // merge sorts the ranges and joins those that overlap.
 func (s segments) merge() segments {
-	slices.SortFunc(s, func(a, b segment) int { return a.first.compare(b.first) })
+	slices.SortFunc(s, func(a, b segment) int {
+		return cmp.Or(cmp.Compare(a.first.hi, b.first.hi), cmp.Compare(a.first.lo, b.first.lo))
+	})
 	merged := s[:0]
 	for _, next := range s {
-		if n := len(merged); n > 0 && next.first.compare(merged[n-1].last) <= 0 {
-			if merged[n-1].last.compare(next.last) < 0 {
+		if n := len(merged); n > 0 && !merged[n-1].last.less(next.first) {
+			if merged[n-1].last.less(next.last) {
 				merged[n-1].last = next.last
 			}
 			continue

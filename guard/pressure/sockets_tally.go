@@ -210,12 +210,11 @@ func (t *tally) beyond(use portUse) int32 {
 }
 
 func (t *tally) remoteOf(a address) int32 {
-	// An address that has a place is local, which needs no second look.
-	if place, ok := t.places[a]; ok {
-		return place
-	}
 	if !t.segments.contains(a) {
 		return placeNonlocal
+	}
+	if place, ok := t.places[a]; ok {
+		return place
 	}
 	if len(t.places) == t.max {
 		return placeOther
