@@ -70,7 +70,7 @@ func (c *classicFilter) count() (tally, error) {
 
 // judge does for a segment what the eBPF filter does in the kernel. It tells
 // what became of it, and whether it is to be handed on.
-func (c *classicFilter) judge(f *frame, seg *Segment) (Kind, bool) {
+func (c *classicFilter) judge(f *ringFrame, seg *Segment) (Kind, bool) {
 	if f.direction == unix.PACKET_OUTGOING && !(*c.locals.Load())[seg.Src] && !seg.Unreachable {
 		return Copy, false
 	}

@@ -176,6 +176,7 @@ func (p *program) interfaceOf(fd int, none string) {
 
 // Fields of struct __sk_buff.
 const (
+	skbLength   = 0
 	skbPktType  = 4
 	skbProtocol = 16
 	skbIfindex  = 40
@@ -235,6 +236,7 @@ func (p *program) ip(size int32, w ways) {
 // same as of any other.
 func (p *program) ipv4(size int32, w ways) {
 	short, parse, ours, again := p.unique("short"), p.unique("parse"), p.unique("ours"), p.unique("again")
+	whole := p.unique("whole")
 	// Nearly always one load will do: a header without options, then TCP.
 	p.load(atIPv4, ipv4Header+size, short)
 	p.add(asm.Mov.Imm(asm.R9, ipv4Header), asm.Ja.Label(parse))
@@ -265,6 +267,13 @@ func (p *program) ipv4(size int32, w ways) {
 	)
 	p.at(ours)
 	p.addressesIPv4()
+	p.add(
+		// A total length shorter than the header; 0 is that of a packet too big
+		// for the field.
+		asm.JEq.Imm(asm.R4, 0, whole),
+		asm.JLT.Reg(asm.R4, asm.R1, w.unknown),
+	)
+	p.at(whole)
 	p.add(
 		asm.JNE.Imm(asm.R3, 0, w.fragment),
 		asm.JEq.Imm(asm.R8, protoICMP, w.icmp),
@@ -360,7 +369,11 @@ func (p *program) ipv6(size int32, w ways) {
 			asm.Mov.Imm(asm.R1, 8),
 		)
 		p.at(next)
-		p.add(asm.Add.Reg(asm.R7, asm.R1))
+		p.add(
+			asm.Add.Reg(asm.R7, asm.R1),
+			asm.LoadMem(asm.R1, asm.R6, skbLength, asm.Word),
+			asm.JGT.Reg(asm.R7, asm.R1, w.unknown), // longer than its packet
+		)
 		p.get(asm.R8, atLoose, asm.Byte)
 	}
 	p.add(asm.JEq.Imm(asm.R8, protoTCP, again), asm.JEq.Imm(asm.R8, protoICMPv6, w.icmpv6), asm.Ja.Label(w.unknown))

@@ -79,6 +79,8 @@ type Live struct {
 
 	filterKind, filterReason string
 
+	locals atomic.Pointer[map[[16]byte]bool]
+
 	mu      sync.Mutex
 	network *rtnetlink
 	filter  filter
@@ -256,7 +258,7 @@ func (l *Live) work(i int, handle func(worker int, now int64, batch []Segment)) 
 		n := 0
 		at := int(b.header.first)
 		for range b.header.packets {
-			var f frame
+			var f ringFrame
 			f, at = b.frame(at)
 			seg := &batch[n]
 			kind, keep := f.decode(seg), false
@@ -375,6 +377,7 @@ func (l *Live) look() error {
 		l.config.Log.Info("capture reads", "interfaces", strings.Join(c.names(), " "), "notes", strings.Join(c.notes, "; "))
 	}
 	l.choice = c
+	l.locals.Store(&locals)
 	return l.countDropped()
 }
 
@@ -450,6 +453,12 @@ func (l *Live) Notes() []string {
 	defer l.mu.Unlock()
 	return slices.Clone(l.choice.notes)
 }
+
+// Workers is how many there are.
+func (l *Live) Workers() int { return len(l.workers) }
+
+// Local tells whether an address is this host's, or that of a virtual service.
+func (l *Live) Local(a netip.Addr) bool { return (*l.locals.Load())[a.As16()] }
 
 // Memory is how many bytes of the kernel's memory rings and maps take.
 func (l *Live) Memory() int64 { return l.memory }

@@ -187,9 +187,9 @@ func dial(t testing.TB, h *netns.Host, addr string) net.Conn {
 	return c
 }
 
-// handshake is what a tap sees of one: the client's SYN, the server's SYN/ACK,
+// threeWay is what a tap sees of one: the client's SYN, the server's SYN/ACK,
 // the client's ACK.
-func handshake(client, server netip.AddrPort) []string {
+func threeWay(client, server netip.AddrPort) []string {
 	return []string{
 		fmt.Sprintf("%s > %s S", client, server),
 		fmt.Sprintf("%s > %s SA", server, client),
@@ -220,7 +220,7 @@ func TestHandshakes(t *testing.T) {
 			}
 			serve(t, server, addr)
 			c := dial(t, client, addr)
-			want := handshake(local(c), remote(c))
+			want := threeWay(local(c), remote(c))
 			tap.await(t, "the handshake", func(seen []string) bool { return slices.Equal(plain(seen), want) })
 		})
 	}

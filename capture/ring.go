@@ -122,8 +122,8 @@ func (r *ring) lost() (uint32, error) {
 	return s.Drops, nil
 }
 
-// A block is a part of the ring, with frames in it.
-type block struct {
+// A ringBlock is a part of the ring, with frames in it.
+type ringBlock struct {
 	mem    []byte
 	header *blockHeader
 }
@@ -140,22 +140,22 @@ type blockHeader struct {
 }
 
 // take gives the next block, if the kernel has done with it.
-func (r *ring) take() (b block, ok bool) {
+func (r *ring) take() (b ringBlock, ok bool) {
 	b.mem = r.mem[r.next*blockSize:][:blockSize]
 	b.header = (*blockHeader)(unsafe.Pointer(&b.mem[0]))
 	return b, atomic.LoadUint32(&b.header.status)&unix.TP_STATUS_USER != 0
 }
 
 // release gives the block that take gave back to the kernel.
-func (r *ring) release(b block) {
+func (r *ring) release(b ringBlock) {
 	atomic.StoreUint32(&b.header.status, unix.TP_STATUS_KERNEL)
 	if r.next++; r.next*blockSize == len(r.mem) {
 		r.next = 0
 	}
 }
 
-// A frame is one packet in a block.
-type frame struct {
+// A ringFrame is one packet in a block.
+type ringFrame struct {
 	data      []byte // from the link-layer header on
 	network   int    // where the network header is, as far as the kernel knows
 	wire      int    // how long the frame was
@@ -170,10 +170,10 @@ type frame struct {
 const addressAt = (int(unsafe.Sizeof(unix.Tpacket3Hdr{})) + unix.TPACKET_ALIGNMENT - 1) &^ (unix.TPACKET_ALIGNMENT - 1)
 
 // frame reads the frame at an offset, and gives the next one's.
-func (b block) frame(at int) (frame, int) {
+func (b ringBlock) frame(at int) (ringFrame, int) {
 	h := (*unix.Tpacket3Hdr)(unsafe.Pointer(&b.mem[at]))
 	a := (*unix.RawSockaddrLinklayer)(unsafe.Pointer(&b.mem[at+addressAt]))
-	return frame{
+	return ringFrame{
 		data:      b.mem[at+int(h.Mac):][:h.Snaplen],
 		network:   int(h.Net) - int(h.Mac),
 		wire:      int(h.Len),
@@ -185,7 +185,7 @@ func (b block) frame(at int) (frame, int) {
 }
 
 // decode decodes a frame, as DecodeIP does.
-func (f *frame) decode(seg *Segment) Kind {
+func (f *ringFrame) decode(seg *Segment) Kind {
 	if f.hardware == unix.ARPHRD_ETHER || f.hardware == unix.ARPHRD_LOOPBACK {
 		return Decode(LinkEthernet, f.data, f.wire, seg)
 	}
