@@ -341,13 +341,9 @@ func nstat(t *testing.T, h *netns.Host) map[string]uint64 {
 }
 
 func FuzzCounters(f *testing.F) {
-	for _, file := range counterFiles {
-		data, err := os.ReadFile("testdata/host64/" + file.name)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data, data, file.pairs)
-	}
+	// Short ones: with the whole files there are a few hundred tries a second.
+	f.Add([]byte("Ip6InReceives   7\nIp6InHdrErrors \t0\n"), []byte("Ip6InReceives 9\n"), false)
+	f.Add([]byte("Tcp: MaxConn In\nTcp: -1 7\nUdp: A\nUdp: 1\n"), []byte("Icmp: B\nIcmp: 3\nTcp: MaxConn In\nTcp: -1 4294967295\n"), true)
 	f.Add([]byte("Tcp: A B\nTcp: 1 2\n"), []byte("Tcp: B A\nTcp: -1 2\n"), true)
 	f.Fuzz(func(t *testing.T, before, now []byte, pairs bool) {
 		var c counterFile

@@ -170,7 +170,10 @@ func recognise(text string) (kind EventKind, subject string, ok bool) {
 		}
 		_, rest, _ := strings.Cut(text, "(")
 		name, _, closed := strings.Cut(rest, ")")
-		return EventOOMKill, name, closed
+		if !closed {
+			return "", "", false
+		}
+		return EventOOMKill, name, true
 	case strings.Contains(text, "Possible SYN flooding on port "):
 		// "TCP: request_sock_TCP: Possible SYN flooding on port 80. Sending cookies.
 		// Check SNMP counters."; since 6.2 with "port 0.0.0.0:80" and "[::]:80".

@@ -197,6 +197,8 @@ func FuzzZones(f *testing.F) {
 		}
 		f.Add(data)
 	}
+	const zone = "Node 0, zone Normal\n  pages free 9\n min 1\n low 2\n high 3\n managed 10\n protection: (0, 1)\n nr_zone_inactive_file 1\n nr_zone_active_file 1\n"
+	f.Add([]byte(zone + "Node 0, zone Movable\n  pages free 0\n managed 0\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		zones, err := parseZones(data, 4096)
 		if err != nil {
