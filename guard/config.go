@@ -15,6 +15,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/ipvs"
 	"github.com/lvsguard/lvsguard/nft"
 )
@@ -109,6 +110,7 @@ type Config struct {
 	Keepalived KeepalivedConfig
 	Control    ControlConfig
 	Journal    JournalConfig
+	Handshakes HandshakesConfig
 }
 
 // DetectFor gives the thresholds of one service.
@@ -137,6 +139,10 @@ func DefaultConfig() *Config {
 		Prearm:     60 * time.Second,
 		Keepalived: KeepalivedConfig{Config: "/etc/keepalived/keepalived.conf"},
 		Journal:    JournalConfig{MaxBytes: 10 << 20, Keep: 5},
+		Handshakes: HandshakesConfig{
+			Enabled: true, Timeout: handshake.DefaultTimeout,
+			Capacity: handshake.DefaultCapacity, Visibility: handshake.Auto,
+		},
 	}
 }
 
@@ -153,6 +159,7 @@ type rawConfig struct {
 	Keepalived KeepalivedConfig        `yaml:"keepalived"`
 	Control    ControlConfig           `yaml:"control"`
 	Journal    JournalConfig           `yaml:"journal"`
+	Handshakes HandshakesConfig        `yaml:"handshakes"`
 }
 
 type rawService struct {
@@ -292,7 +299,7 @@ func ParseConfig(r io.Reader) (*Config, error) {
 	c := DefaultConfig()
 	raw := rawConfig{
 		Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
-		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal,
+		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes,
 	}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(text))
@@ -341,6 +348,10 @@ func (c *Config) fill(raw rawConfig) error {
 	}
 	c.Mode, c.Prearm = raw.Mode, raw.Prearm
 	c.Keepalived, c.Control, c.Journal = raw.Keepalived, raw.Control, raw.Journal
+	c.Handshakes = raw.Handshakes
+	if err := c.Handshakes.check(); err != nil {
+		return err
+	}
 	if c.Prearm < 0 || c.Prearm > time.Hour {
 		return badKey("want a duration from 0s to 1h", "prearm")
 	}
@@ -478,7 +489,7 @@ func checkDetect(d Detect, path ...string) error {
 func (c *Config) Write(w io.Writer) error {
 	raw := rawConfig{
 		Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
-		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal,
+		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes,
 		Services: make(map[ipvs.Key]rawService),
 	}
 	for _, s := range c.Signatures {

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/ipvs"
 )
 
@@ -26,6 +28,7 @@ type view struct {
 	verdicts    []Verdict // of sample.Services, in their order
 	leases      map[ipvs.Key]Lease
 	declined    map[ipvs.Key]bool
+	completions map[ipvs.Key]*float64
 	tickTook    time.Duration
 }
 
@@ -37,7 +40,7 @@ func (d *Daemon) Status() *Status {
 		Mode: v.mode, ModeFrom: v.modeFrom,
 		ConfigError: v.configErr, Journal: d.journal.Health(),
 		Total: totalFigures(v.verdicts), Unknown: v.sample.Unknown,
-		Roles: []RoleStatus{}, Services: make([]ServiceStatus, 0, len(v.verdicts)),
+		Roles: []RoleStatus{}, Services: make([]ServiceStatus, 0, len(v.verdicts)), Capture: v.sample.Capture,
 		TickMillis: float64(v.tickTook.Microseconds()) / 1000,
 	}
 	if d.opts.ConfigFile != "" {
@@ -49,6 +52,10 @@ func (d *Daemon) Status() *Status {
 	for _, r := range v.sample.Roles {
 		s.Roles = append(s.Roles, RoleStatus{Instance: r.Instance, Role: string(r.State), Since: r.Since})
 	}
+	figures := make(map[string]*handshake.Figures, len(v.sample.Handshakes))
+	for i := range v.sample.Handshakes {
+		figures[v.sample.Handshakes[i].Name] = &v.sample.Handshakes[i]
+	}
 	for i, verdict := range v.verdicts {
 		var held *Lease
 		if l, ok := v.leases[verdict.Service]; ok {
@@ -56,7 +63,16 @@ func (d *Daemon) Status() *Status {
 		}
 		svc := newServiceStatus(v.sample.Services[i], verdict, held, v.sample.Unknown)
 		svc.Declined = v.declined[verdict.Service]
+		name := verdict.Service.String()
+		svc.setHandshakes(figures[name], v.completions[verdict.Service], v.sample.Unknown[SourceCapture])
+		delete(figures, name)
 		s.Services = append(s.Services, svc)
+	}
+	// What is left is of everything, and of the filters.
+	for i := range v.sample.Handshakes {
+		if f := &v.sample.Handshakes[i]; figures[f.Name] == f {
+			s.Handshakes = append(s.Handshakes, *f)
+		}
 	}
 	return s
 }
@@ -66,6 +82,7 @@ func (d *Daemon) publish(now time.Time) {
 	d.view.Store(&view{
 		at: now, mode: d.policy.Mode(), modeFrom: d.modeFrom, pausedUntil: d.policy.PausedUntil(now),
 		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), declined: d.policy.Declined(), tickTook: d.tickTook,
+		completions: d.watch.recent.completions(d.sample.Services),
 	})
 }
 
@@ -124,6 +141,10 @@ func (d *Daemon) reload(now time.Time, cfg *Config, err error) error {
 	if err == nil && cfg.Keepalived.FIFO != d.cfg.Keepalived.FIFO {
 		err = errors.New("keepalived.fifo: a reload cannot change it, restart the guard (leases stay)")
 	}
+	was := d.cfg.Handshakes
+	if err == nil && cfg.Handshakes.TcpeekSocket != was.TcpeekSocket {
+		err = errors.New("handshakes.tcpeek_socket: a reload cannot change it, restart the guard (leases stay)")
+	}
 	if err == nil {
 		err = d.swapTable(cfg)
 	}
@@ -138,6 +159,9 @@ func (d *Daemon) reload(now time.Time, cfg *Config, err error) error {
 	d.configErr = nil
 	d.use(cfg)
 	d.detector.SetConfig(cfg)
+	if !reflect.DeepEqual(was, cfg.Handshakes) {
+		d.closeHandshakes() // and the next look opens it as it is to be
+	}
 	d.policy.SetPrearm(cfg.Prearm)
 	if d.modeFrom != ModeFromToggle {
 		d.policy.SetMode(cfg.Mode)

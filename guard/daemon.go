@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/lvsguard/lvsguard/ipvs"
 	"github.com/lvsguard/lvsguard/keepalived"
 	"github.com/lvsguard/lvsguard/nft"
@@ -68,6 +70,8 @@ type Daemon struct {
 	censusAt   time.Time
 	unknownWas map[Source]string
 	roles      roles
+	watch      watch
+	tasks      *errgroup.Group // of Run
 	started    time.Time
 	configErr  *string
 	tickTook   time.Duration
@@ -90,6 +94,7 @@ type request struct {
 func New(opts Options) *Daemon {
 	return &Daemon{
 		opts:     opts,
+		tasks:    new(errgroup.Group),
 		pending:  make(map[netip.AddrPort]time.Time),
 		requests: make(chan request),
 		looks:    make(chan struct{}, 1),

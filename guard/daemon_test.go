@@ -149,13 +149,14 @@ type world struct {
 	table     *fakeTable
 	ipvs      *fakeIPVS
 	addresses *fakeAddresses
+	captures  *fakeCaptures
 	load      map[netip.AddrPort]Counters // a second
 	dir       string
 }
 
 func newWorld(t testing.TB, config string) *world {
 	t.Helper()
-	w := &world{t: t, now: time.Now(), ipvs: &fakeIPVS{}, addresses: &fakeAddresses{held: keepalived.Held{}}, load: make(map[netip.AddrPort]Counters), dir: t.TempDir()}
+	w := &world{t: t, now: time.Now(), ipvs: &fakeIPVS{}, addresses: &fakeAddresses{held: keepalived.Held{}}, captures: &fakeCaptures{}, load: make(map[netip.AddrPort]Counters), dir: t.TempDir()}
 	w.table = &fakeTable{now: func() time.Time { return w.now }}
 	w.configure(config)
 	w.start()
@@ -174,7 +175,7 @@ func (w *world) start() {
 	w.Daemon = New(Options{
 		Version: "test", ConfigFile: filepath.Join(w.dir, "lvsguard.yaml"), StateDir: filepath.Join(w.dir, "state"),
 		HookSocket: filepath.Join(w.dir, "run", "hook.sock"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Kernel: Kernel{IPVS: w.ipvs, OpenTable: w.table.open, Addresses: w.addresses},
+		Kernel: Kernel{IPVS: w.ipvs, OpenTable: w.table.open, Addresses: w.addresses, OpenHandshakes: w.captures.open},
 		Ready:  func() {}, Alive: func() {},
 	})
 	if err := w.Open(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/ipvs"
 	"github.com/lvsguard/lvsguard/keepalived"
 	"github.com/lvsguard/lvsguard/nft"
@@ -16,6 +17,8 @@ type Kernel struct {
 	IPVS      IPVS
 	OpenTable func(nft.Config) (Table, error)
 	Addresses Addresses
+	// OpenHandshakes is nil where none are to be watched.
+	OpenHandshakes func(HandshakesConfig, []handshake.Service) (Handshakes, error)
 }
 
 // IPVS is what the guard needs of [ipvs.Client].

@@ -41,6 +41,7 @@ func (d *Daemon) Run(ctx context.Context, tasks ...func(context.Context) error) 
 	go func() { journalDone <- d.journal.Run(journalCtx) }()
 
 	g, ctx := errgroup.WithContext(ctx)
+	d.tasks = g
 	g.Go(func() error { return d.loop(ctx) })
 	g.Go(func() error {
 		return d.hook.Run(ctx, func() {
@@ -127,8 +128,12 @@ func (d *Daemon) tick(ctx context.Context, now time.Time) {
 			services[i].Census = censusOf(d.census, services[i].Key)
 		}
 	}
+	figures, captured := d.readHandshakes(ctx, now, services, unknown)
 	d.noteUnknown(now, unknown)
-	d.sample = Sample{Time: now, Services: services, Counters: counters, Roles: d.roles.list(), Unknown: unknown}
+	d.sample = Sample{
+		Time: now, Services: services, Counters: counters, Roles: d.roles.list(),
+		Handshakes: figures, Capture: captured, Unknown: unknown,
+	}
 	d.verdicts = d.detector.Evaluate(now, d.sample)
 	d.noteRoles(now, roleChanges)
 	d.noteVerdicts(now)

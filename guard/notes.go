@@ -49,7 +49,7 @@ func (d *Daemon) noteLease(now time.Time, a Action) {
 
 // noteUnknown tells when a source falls silent and when it speaks again.
 func (d *Daemon) noteUnknown(now time.Time, unknown map[Source]string) {
-	for _, src := range []Source{SourceIPVS, SourceNft, SourceCensus, SourceRoles} {
+	for _, src := range []Source{SourceIPVS, SourceNft, SourceCensus, SourceRoles, SourceCapture} {
 		why, was := unknown[src], d.unknownWas[src]
 		switch {
 		case why != "" && was == "":

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/ipvs"
 	"github.com/lvsguard/lvsguard/keepalived"
 )
@@ -17,7 +18,11 @@ type Sample struct {
 	Services []Service                   `json:"services"`
 	Counters map[netip.AddrPort]Counters `json:"counters"`
 	Roles    []Role                      `json:"roles"`
-	Unknown  map[Source]string           `json:"unknown,omitempty"`
+	// Handshakes are the figures of "all", of the filters and of the services;
+	// nil, as Capture is, where none are watched.
+	Handshakes []handshake.Figures `json:"handshakes,omitempty"`
+	Capture    *Capture            `json:"capture,omitempty"`
+	Unknown    map[Source]string   `json:"unknown,omitempty"`
 }
 
 // A Source is one of the places that a Sample is read from.
@@ -25,10 +30,11 @@ type Source string
 
 // The sources of a Sample.
 const (
-	SourceIPVS   Source = "ipvs"
-	SourceNft    Source = "nft"
-	SourceCensus Source = "census"
-	SourceRoles  Source = "keepalived"
+	SourceIPVS    Source = "ipvs"
+	SourceNft     Source = "nft"
+	SourceCensus  Source = "census"
+	SourceRoles   Source = "keepalived"
+	SourceCapture Source = "capture"
 )
 
 // A Service is one virtual service in a Sample.

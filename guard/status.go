@@ -4,25 +4,30 @@ import (
 	"cmp"
 	"time"
 
+	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/ipvs"
 )
 
 // Status is what a running guard says of itself and of every service. What is
 // not known is null, and Unknown beside it says why.
 type Status struct {
-	Version     string            `json:"version"`
-	Time        time.Time         `json:"time"`
-	StartedAt   time.Time         `json:"started_at"`
-	Mode        Mode              `json:"mode"`
-	ModeFrom    ModeFrom          `json:"mode_from"`
-	PausedUntil *time.Time        `json:"automatic_paused_until"`
-	ConfigFile  *string           `json:"config_file"`
-	ConfigError *string           `json:"config_error"`
-	Roles       []RoleStatus      `json:"roles"`
-	Services    []ServiceStatus   `json:"services"`
-	Total       Figures           `json:"total"`
-	Journal     JournalHealth     `json:"journal"`
-	Unknown     map[Source]string `json:"unknown"`
+	Version     string          `json:"version"`
+	Time        time.Time       `json:"time"`
+	StartedAt   time.Time       `json:"started_at"`
+	Mode        Mode            `json:"mode"`
+	ModeFrom    ModeFrom        `json:"mode_from"`
+	PausedUntil *time.Time      `json:"automatic_paused_until"`
+	ConfigFile  *string         `json:"config_file"`
+	ConfigError *string         `json:"config_error"`
+	Roles       []RoleStatus    `json:"roles"`
+	Services    []ServiceStatus `json:"services"`
+	Total       Figures         `json:"total"`
+	// Capture and Handshakes are null where no handshakes are watched. The
+	// first is everything, the others are the filters.
+	Capture    *Capture            `json:"capture"`
+	Handshakes []handshake.Figures `json:"handshakes"`
+	Journal    JournalHealth       `json:"journal"`
+	Unknown    map[Source]string   `json:"unknown"`
 	// TickMillis is how long the last look at everything took.
 	TickMillis float64 `json:"tick_milliseconds"`
 }
@@ -59,8 +64,12 @@ type ServiceStatus struct {
 	Lease    *Lease  `json:"lease"`
 	// Declined: an operator disarmed it, and the automatic lease waits for the
 	// present flood to end.
-	Declined bool              `json:"automatic_declined"`
-	Unknown  map[string]string `json:"unknown,omitempty"` // by key of this object, why it is null
+	Declined bool `json:"automatic_declined"`
+	// Completion is the share of the handshakes that ended within the last
+	// minute and succeeded, from 0 to 1.
+	Completion *float64           `json:"completion"`
+	Handshakes *handshake.Figures `json:"handshakes"`        // since the capture began; without the histograms
+	Unknown    map[string]string  `json:"unknown,omitempty"` // by key of this object, why it is null
 }
 
 // newServiceStatus joins what was sampled of a service with what was made of
@@ -111,6 +120,27 @@ func newServiceStatus(svc Service, v Verdict, l *Lease, unknown map[Source]strin
 		s.Unknown = nil
 	}
 	return s
+}
+
+// setHandshakes adds what the capture knows of the service; f is nil where that
+// is nothing.
+func (s *ServiceStatus) setHandshakes(f *handshake.Figures, completion *float64, unknown string) {
+	why := cmp.Or(unknown, "handshakes are not watched (handshakes.enabled)")
+	if f != nil {
+		without := *f
+		without.Complete, without.Answer = nil, nil
+		s.Handshakes, s.Completion = &without, completion
+		why = "no handshake ended within the last minute"
+	}
+	if s.Completion == nil {
+		if s.Unknown == nil {
+			s.Unknown = make(map[string]string)
+		}
+		s.Unknown["completion"] = why
+		if f == nil {
+			s.Unknown["handshakes"] = why
+		}
+	}
 }
 
 // totalFigures adds up what is known of each service; a sum is nil if nothing

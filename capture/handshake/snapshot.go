@@ -22,8 +22,9 @@ type Figures struct {
 	LowerBound bool            `json:"lower_bound"` // attempts were not followed, or packets lost
 	Visibility Visibility      `json:"visibility"`  // Both or Client
 	Signature  Signed          `json:"signature"`
-	Complete   HistogramValue  `json:"time_to_complete"` // from SYN to ACK
-	Answer     *HistogramValue `json:"server_time"`      // from SYN to SYN/ACK
+	// Complete is from SYN to ACK, Answer from SYN to SYN/ACK.
+	Complete *HistogramValue `json:"time_to_complete,omitempty"`
+	Answer   *HistogramValue `json:"server_time,omitempty"`
 }
 
 // Successes are the attempts that succeeded, and those of them that saw a
@@ -113,8 +114,9 @@ func (c *Counts) figures(name, project string, v Visibility) Figures {
 		LowerBound: c.Untracked > 0,
 		Visibility: v,
 		Signature:  Signed{c.Signed, c.SignedSuccess, c.Screened},
-		Complete:   c.Complete.value(),
 	}
+	complete := c.Complete.value()
+	f.Complete = &complete
 	if v == Both {
 		answer := c.Answer.value()
 		f.Answer = &answer

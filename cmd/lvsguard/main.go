@@ -111,7 +111,7 @@ kernel itself ends. Without a word to the contrary it only observes.`,
 	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "/var/lib/lvsguard", "where the guard keeps journal and toggle")
 	root.AddCommand(
 		a.runCommand(), a.statusCommand(), a.countersCommand(), a.rulesCommand(),
-		a.mitigateCommand(), a.armCommand(), a.disarmCommand(), a.connsCommand(),
+		a.mitigateCommand(), a.armCommand(), a.disarmCommand(), a.connsCommand(), a.handshakesCommand(),
 		a.notifyCommand(), a.journalCommand(), a.configCommand(), a.versionCommand(),
 	)
 	return root

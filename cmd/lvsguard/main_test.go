@@ -157,7 +157,7 @@ func TestExitStatus(t *testing.T) {
 func TestHelp(t *testing.T) {
 	_, top, _ := lvsguard(t, "--help")
 	for _, name := range []string{
-		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "notify", "journal", "config", "version",
+		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "handshakes", "notify", "journal", "config", "version",
 	} {
 		if !strings.Contains(top, "\n  "+name+" ") {
 			t.Errorf("the help does not list %s:\n%s", name, top)

@@ -43,7 +43,8 @@ func (a *app) armCommand() *cobra.Command {
 		Long: `Drop SYNs that bear any configured signature and go to SERVICE (192.0.2.1:80,
 [2001:db8::1]:80, 192.0.2.1:*, fwmark:7), in any mode, for the time given and at
 most 24h; with them go first fragments too short to hold a TCP header. Nothing
-else is dropped. 'lvsguard disarm' ends it early.`,
+else is dropped. 'lvsguard disarm' ends it early. Before, it says how many of
+those that bore the signature completed a handshake: drops would have hit them.`,
 		Args: exactly(1, "a service, or all"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("for") {
@@ -83,6 +84,11 @@ func (a *app) commandOn(ctx context.Context, service string, c guard.Command) er
 		}
 		c.Service = &k
 	}
+	if c.Verb == guard.VerbArm {
+		if err := a.estimate(ctx, c.Service); err != nil {
+			return err
+		}
+	}
 	result, err := a.command(ctx, c)
 	if err != nil {
 		return err
@@ -98,6 +104,20 @@ func (a *app) commandOn(ctx context.Context, service string, c guard.Command) er
 			fmt.Fprintf(a.out, "; %s of %s SYN/s bear a signature", short(*s.Suspect), short(*s.SYN))
 		}
 		fmt.Fprintln(a.out)
+	}
+	return nil
+}
+
+// estimate says, before anything is dropped, what drops would have hit so far.
+func (a *app) estimate(ctx context.Context, service *ipvs.Key) error {
+	s, err := serve.NewClient(a.socket).Status(ctx)
+	if err != nil {
+		return err
+	}
+	for _, svc := range s.Services {
+		if word := signatureWord(svc); word != "" && (service == nil || *service == svc.Service) {
+			fmt.Fprintf(a.out, "%s: until now %s\n", svc.Service, word)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -10,6 +12,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/guard"
 	"github.com/lvsguard/lvsguard/guard/serve"
 	"github.com/lvsguard/lvsguard/ipvs"
@@ -46,9 +49,14 @@ func (a *app) guard(ctx context.Context, file string) error {
 
 	d := guard.New(guard.Options{
 		Version: version, ConfigFile: file, StateDir: a.stateDir, HookSocket: a.hookSocket(), Log: log,
-		Kernel: guard.Kernel{IPVS: services, OpenTable: openTable, Addresses: addresses},
-		Ready:  func() { tellSystemd(log, daemon.SdNotifyReady) },
-		Alive:  func() { tellSystemd(log, daemon.SdNotifyWatchdog) },
+		Kernel: guard.Kernel{
+			IPVS: services, OpenTable: openTable, Addresses: addresses,
+			OpenHandshakes: func(cfg guard.HandshakesConfig, services []handshake.Service) (guard.Handshakes, error) {
+				return openHandshakes(cfg, services, log)
+			},
+		},
+		Ready: func() { tellSystemd(log, daemon.SdNotifyReady) },
+		Alive: func() { tellSystemd(log, daemon.SdNotifyWatchdog) },
 	})
 	if err := d.Open(); err != nil {
 		return err
@@ -58,10 +66,19 @@ func (a *app) guard(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	log.Info("guarding", "version", version, "socket", a.socket, "state", a.stateDir)
-	err = d.Run(ctx,
+	tasks := []func(context.Context) error{
 		func(ctx context.Context) error { return control.Run(ctx, d) },
-		func(ctx context.Context) error { return reloadOnHangup(ctx, d) })
+		func(ctx context.Context) error { return reloadOnHangup(ctx, d) },
+	}
+	if path := d.Config().Handshakes.TcpeekSocket; path != "" {
+		tcpeek, err := serve.ListenTcpeek(serve.Config{Socket: path, Group: d.Config().Control.Group, Log: log})
+		if err != nil {
+			return errors.Join(fmt.Errorf("handshakes.tcpeek_socket: %w", err), control.Close())
+		}
+		tasks = append(tasks, func(ctx context.Context) error { return tcpeek.Run(ctx, d) })
+	}
+	log.Info("guarding", "version", version, "socket", a.socket, "state", a.stateDir)
+	err = d.Run(ctx, tasks...)
 	tellSystemd(log, daemon.SdNotifyStopping)
 	return err
 }
@@ -72,6 +89,24 @@ func openTable(cfg nft.Config) (guard.Table, error) {
 		return nil, err // not a nil *nft.Table, which is no nil Table
 	}
 	return table, nil
+}
+
+func openHandshakes(cfg guard.HandshakesConfig, services []handshake.Service, log *slog.Logger) (guard.Handshakes, error) {
+	filters, err := cfg.ParseFilters()
+	if err != nil {
+		return nil, err
+	}
+	w, err := openWire(wireConfig{
+		interfaces: cfg.Interfaces, workers: cfg.Workers, visibility: cfg.Visibility, log: log,
+		handshake: handshake.Config{
+			Timeout: cfg.Timeout, Capacity: cfg.Capacity,
+			Choice: handshake.Choice{Filters: filters, Services: services},
+		},
+	})
+	if err != nil {
+		return nil, err // not a nil *wire
+	}
+	return w, nil
 }
 
 // reloadOnHangup reads the configuration again at every SIGHUP. What is wrong

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lvsguard/lvsguard/capture"
+	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/guard"
 	"github.com/lvsguard/lvsguard/ipvs"
 	"github.com/lvsguard/lvsguard/nft"
@@ -73,6 +75,11 @@ func TestStatusScreen(t *testing.T) {
 		svc("192.0.2.4:80", guard.Calm, "", []float64{0.4, 0, 0}, []uint64{7, 7}, lease(guard.ByRestart, 31*time.Second)),
 		svc("192.0.2.5:80", guard.Calm, "", []float64{50, 0, 0}, []uint64{7, 7}, lease(guard.ByOperator, 10*time.Minute)),
 	)
+	flood.Services[0].Completion = ptr(0.993)
+	flood.Services[0].Handshakes = &handshake.Figures{Signature: handshake.Signed{Attempts: 1234567, Completed: 3}}
+	flood.Services[3].Handshakes = &handshake.Figures{}
+	flood.Services[4].Completion, flood.Services[4].Handshakes = ptr(1.0), &handshake.Figures{}
+	flood.Capture = &guard.Capture{Report: capture.Report{Handed: 900, Dropped: 100}, Filter: "classic", FilterReason: "CAP_BPF is missing"}
 	flood.Mode, flood.ModeFrom = guard.Auto, guard.ModeFromToggle
 	flood.Roles = []guard.RoleStatus{{Instance: "VI_1", Role: "MASTER", Since: ago(90 * time.Second)}, {Instance: "VI_2", Role: "BACKUP", Since: ago(14 * 24 * time.Hour)}}
 
@@ -289,6 +296,7 @@ func TestJSONKeys(t *testing.T) {
 		roles roles.instance roles.role roles.since
 		services services.service services.protocol services.forwarding services.instance services.verdict services.reason services.since
 		services.syn_per_second services.suspect_per_second services.suspect_share services.dropped_per_second services.fragments_per_second
+		capture handshakes services.completion services.handshakes
 		services.half_open_connections services.automatic_declined services.active_connections services.inactive_connections
 		services.lease services.lease.by services.lease.since services.lease.expires_at services.unknown services.unknown.forwarding
 		total total.syn_per_second total.suspect_per_second total.suspect_share total.dropped_per_second total.fragments_per_second total.half_open_connections
@@ -326,7 +334,7 @@ func TestJSONUnknownAndTotals(t *testing.T) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range []string{"protocol", "forwarding", "syn_per_second", "suspect_per_second", "suspect_share", "dropped_per_second", "active_connections", "inactive_connections", "half_open_connections", "lease"} {
+	for _, k := range []string{"protocol", "forwarding", "syn_per_second", "suspect_per_second", "suspect_share", "dropped_per_second", "active_connections", "inactive_connections", "half_open_connections", "lease", "completion", "handshakes"} {
 		if v, there := s[k]; !there || v != nil {
 			t.Errorf("%s is %v, want null", k, v)
 		}

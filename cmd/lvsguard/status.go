@@ -24,7 +24,8 @@ func (a *app) statusCommand() *cobra.Command {
 		Short: "What the running guard sees: roles, services, floods, leases",
 		Long: `Show the mode, the VRRP roles, and a line for each virtual service: verdict,
 SYNs a second, those of them with a flood's signature and their share, drops a
-second, ActiveConn, InActConn, and who holds the lease and for how long.
+second, the share of the handshakes of the last minute that completed (DONE),
+ActiveConn, InActConn, and who holds the lease and for how long.
 ? is "not known"; the reasons are below the table and in --json.`,
 		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -99,8 +100,8 @@ func (a *app) watched(s *guard.Status, err error, asJSON bool) error {
 }
 
 var statusColumns = []column{
-	{"SERVICE", 21, false}, {"VERDICT", 9, false}, {"SYN/s", 5, true}, {"SIG/s", 5, true}, {"SHARE", 5, true},
-	{"DROP/s", 6, true}, {"ACT", 5, true}, {"INACT", 5, true}, {"LEASE", 10, false},
+	{"SERVICE", 17, false}, {"VERDICT", 9, false}, {"SYN/s", 5, true}, {"SIG/s", 5, true}, {"SHARE", 5, true},
+	{"DROP/s", 6, true}, {"DONE", 4, true}, {"ACT", 5, true}, {"INACT", 5, true}, {"LEASE", 9, false},
 }
 
 func writeStatus(w io.Writer, s *guard.Status, now time.Time) {
@@ -128,7 +129,7 @@ func writeStatus(w io.Writer, s *guard.Status, now time.Time) {
 	for _, svc := range s.Services {
 		rows = append(rows, []string{
 			svc.Service.String(), verdictWord(svc.Verdict), shortOr(svc.SYN), shortOr(svc.Suspect),
-			shareWord(svc), shortOr(svc.Dropped), countOr(svc.Active), countOr(svc.Inactive),
+			shareWord(svc), shortOr(svc.Dropped), completionWord(svc), countOr(svc.Active), countOr(svc.Inactive),
 			leaseWord(svc.Lease, now),
 		})
 	}
@@ -167,6 +168,25 @@ func shareWord(s guard.ServiceStatus) string {
 	return percent(s.Share)
 }
 
+// completionWord tells a completion that is not known from one that there is
+// none of.
+func completionWord(s guard.ServiceStatus) string {
+	if s.Handshakes == nil {
+		return unknownMark
+	}
+	return percent(s.Completion)
+}
+
+// signatureWord says how many handshakes of a service bore the signature and
+// completed: what drops would have hit. It is empty if none bore it.
+func signatureWord(s guard.ServiceStatus) string {
+	h := s.Handshakes
+	if h == nil || h.Signature.Attempts == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s attempts bore the signature and were not dropped, %s of them completed", short(float64(h.Signature.Attempts)), short(float64(h.Signature.Completed)))
+}
+
 func leaseWord(l *guard.Lease, now time.Time) string {
 	if l == nil {
 		return "-"
@@ -188,6 +208,9 @@ func writeNotes(w io.Writer, s *guard.Status) {
 			if svc.Declined {
 				note += "; disarmed by an operator until it is over"
 			}
+			if word := signatureWord(svc); word != "" {
+				note += "; " + word
+			}
 			notes.WriteString(wrap(note, "  "))
 		case guard.Unknown:
 			if services[svc.Reason] == nil {
@@ -206,6 +229,14 @@ func writeNotes(w io.Writer, s *guard.Status) {
 	}
 	for _, src := range slices.Sorted(maps.Keys(s.Unknown)) {
 		notes.WriteString(wrap(fmt.Sprintf("unknown, %s: %s", src, s.Unknown[src]), "  "))
+	}
+	if c := s.Capture; c != nil {
+		if c.Lossy() {
+			notes.WriteString(wrap(fmt.Sprintf("capture: %s packets dropped of %s: figures of handshakes are a lower bound", short(float64(c.Dropped)), short(float64(c.Handed+c.Dropped))), "  "))
+		}
+		if c.FilterReason != "" {
+			notes.WriteString(wrap(fmt.Sprintf("capture: the %s filter, which hands up every TCP segment: %s", c.Filter, c.FilterReason), "  "))
+		}
 	}
 	if s.ConfigError != nil {
 		notes.WriteString(wrap("configuration refused, the old one is in force: "+*s.ConfigError, "  "))

@@ -60,6 +60,15 @@ type Control struct {
 // Listen makes the socket. One that a dead guard has left is replaced; one
 // that answers is an error.
 func Listen(cfg Config) (*Control, error) {
+	l, err := listenUnix(cfg, "control socket")
+	if err != nil {
+		return nil, err
+	}
+	return &Control{log: cfg.Log, idle: idleTimeout, listener: netutil.LimitListener(peerListener{l}, maxConns)}, nil
+}
+
+// listenUnix makes the socket of cfg, which errors call what.
+func listenUnix(cfg Config, what string) (net.Listener, error) {
 	gid := -1
 	if cfg.Group != "" {
 		g, err := user.LookupGroup(cfg.Group)
@@ -70,7 +79,7 @@ func Listen(cfg Config) (*Control, error) {
 			return nil, fmt.Errorf("control.group: %w", err)
 		}
 	}
-	if err := removeStale(cfg.Socket); err != nil {
+	if err := removeStale(cfg.Socket, what); err != nil {
 		return nil, err
 	}
 	// The socket must never be open to more than its owner, not even before the
@@ -79,7 +88,7 @@ func Listen(cfg Config) (*Control, error) {
 	l, err := net.Listen("unix", cfg.Socket)
 	syscall.Umask(old)
 	if err != nil {
-		return nil, fmt.Errorf("listen on the control socket: %w", err)
+		return nil, fmt.Errorf("listen on the %s: %w", what, err)
 	}
 	err = os.Chown(cfg.Socket, -1, gid)
 	if errors.Is(err, fs.ErrPermission) {
@@ -90,32 +99,32 @@ func Listen(cfg Config) (*Control, error) {
 	}
 	if err != nil {
 		l.Close()
-		return nil, fmt.Errorf("open the control socket to its group: %w", err)
+		return nil, fmt.Errorf("open the %s to its group: %w", what, err)
 	}
-	return &Control{log: cfg.Log, idle: idleTimeout, listener: netutil.LimitListener(peerListener{l}, maxConns)}, nil
+	return l, nil
 }
 
 // removeStale takes away a socket on which nobody listens.
-func removeStale(path string) error {
+func removeStale(path, what string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return fmt.Errorf("control socket: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	case info.Mode().Type() != fs.ModeSocket:
-		return fmt.Errorf("control socket: %s is there and no socket: move it away or choose another --socket", path)
+		return fmt.Errorf("%s: %s is there and no socket: move it away or choose another path", what, path)
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		conn.Close()
-		return fmt.Errorf("another guard answers on %s: stop it or choose another --socket", path)
+		return fmt.Errorf("%s: another guard answers on %s: stop it or choose another path", what, path)
 	}
 	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("control socket %s: %w", path, err)
+		return fmt.Errorf("%s %s: %w", what, path, err)
 	}
 	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("remove the control socket of a dead guard: %w", err)
+		return fmt.Errorf("remove the %s of a dead guard: %w", what, err)
 	}
 	return nil
 }

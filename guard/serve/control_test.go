@@ -346,7 +346,7 @@ func TestListenOnWhatIsThere(t *testing.T) {
 	})
 	t.Run("a living guard's socket", func(t *testing.T) {
 		socket := serveOn(t, obliging())
-		if _, err := Listen(Config{Socket: socket}); err == nil || err.Error() != "another guard answers on "+socket+": stop it or choose another --socket" {
+		if _, err := Listen(Config{Socket: socket}); err == nil || err.Error() != "control socket: another guard answers on "+socket+": stop it or choose another path" {
 			t.Errorf("error %v", err)
 		}
 		if _, err := NewClient(socket).Status(soon(t)); err != nil {

@@ -1,0 +1,278 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lvsguard/lvsguard/capture"
+	"github.com/lvsguard/lvsguard/capture/handshake"
+	"github.com/lvsguard/lvsguard/guard"
+)
+
+// handshakesJSON is the output of handshakes --json.
+type handshakesJSON struct {
+	Filters []handshake.Figures `json:"filters"`
+	Capture captureJSON         `json:"capture"`
+}
+
+// captureJSON adds to a capture's figures where it was and how long it took.
+type captureJSON struct {
+	guard.Capture
+	From  *time.Time `json:"from"` // null: no packet
+	To    *time.Time `json:"to"`
+	Files []string   `json:"files,omitempty"`
+}
+
+// handshakes is what the command of that name was asked for.
+type handshakes struct {
+	interfaces, files []string
+	filters, local    []string
+	timeout, duration time.Duration
+	capacity          int
+	visibility        string
+	json, events      bool
+	tcpeek            bool
+}
+
+func (a *app) handshakesCommand() *cobra.Command {
+	var h handshakes
+	c := &cobra.Command{
+		Use:   "handshakes [-i IF]… | -r FILE…",
+		Short: "How TCP handshakes end, on the wire or in captures",
+		Long: `Count how TCP handshakes end: completed (and of those, with a retransmitted SYN
+or SYN/ACK), refused by RST, unreachable by ICMP, timed out, aborted by the
+client. Live, until interrupted, from the interfaces that carry the virtual
+services' addresses or the default route, or from those given; or from capture
+files (pcap, pcapng, also gzipped, - is the standard input). It needs no guard.
+
+A filter is [PROJECT/][NAME]:DIRECTION@PEER[:PORT…][,PEER[:PORT…]…]. DIRECTION
+is in (this host is the server; tcpeek's RX), out (the client; TX) or any. PEER
+is the other end: an address, a prefix, or %; IPv6 stands in brackets. PORTs
+are the server's. Without a NAME, what matches is left out everywhere.`,
+		Example: `  lvsguard handshakes
+  lvsguard handshakes -i eth0 --filter web:in@%:80:443 --filter shop/api:out@192.0.2.0/24:443
+  lvsguard handshakes -r before.pcap.gz -r after.pcapng --json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && len(h.files) == 0 {
+				return usageError{fmt.Errorf("unexpected argument %q (files come after -r)", args[0])}
+			}
+			h.files = append(h.files, args...)
+			return a.handshakes(cmd.Context(), &h)
+		},
+	}
+	f := c.Flags()
+	f.StringArrayVarP(&h.interfaces, "interface", "i", nil, "interface to watch, or any; may be given again")
+	f.StringArrayVarP(&h.files, "read", "r", nil, "capture file to read instead; may be given again")
+	f.StringArrayVar(&h.filters, "filter", nil, "count this apart; may be given again")
+	f.StringArrayVar(&h.local, "local", nil, "with -r: address or prefix that was the host's own; may be given again")
+	f.DurationVar(&h.timeout, "timeout", handshake.DefaultTimeout, "when an attempt of which nothing is heard has failed")
+	f.DurationVar(&h.duration, "for", 0, "end after this time (default: when interrupted)")
+	f.IntVar(&h.capacity, "capacity", handshake.DefaultCapacity, "attempts that may be pending, at 64 bytes each")
+	f.StringVar(&h.visibility, "visibility", string(handshake.Auto), "both: servers' answers pass here; client: they do not, as on a DR or TUN director; auto: decide by what is seen")
+	f.BoolVar(&h.json, "json", false, "print JSON at the end")
+	f.BoolVar(&h.events, "events", false, "print a line for each handshake that ends")
+	f.BoolVar(&h.tcpeek, "tcpeek", false, "print tcpeek's summary at the end")
+	c.MarkFlagsMutuallyExclusive("json", "tcpeek")
+	c.MarkFlagsMutuallyExclusive("read", "interface")
+	c.MarkFlagsMutuallyExclusive("read", "for")
+	return c
+}
+
+// choice is what the flags say of filters and addresses.
+func (h *handshakes) choice() (handshake.Choice, error) {
+	var c handshake.Choice
+	texts := h.filters
+	if h.tcpeek && len(texts) == 0 {
+		texts = []string{"RX:RX@*:*", "TX:TX@*:*"} // as tcpeek has it
+	}
+	for _, text := range texts {
+		f, err := handshake.ParseFilter(text)
+		if err != nil {
+			return c, usageError{err}
+		}
+		c.Filters = append(c.Filters, f)
+	}
+	if err := c.Validate(); err != nil {
+		return c, usageError{err}
+	}
+	var local []netip.Prefix
+	for _, text := range h.local {
+		p, err := handshake.ParsePrefix(text)
+		if err != nil {
+			return c, usageError{fmt.Errorf("--local: %w: want an address or a prefix", err)}
+		}
+		local = append(local, p)
+	}
+	if len(local) > 0 {
+		if len(h.files) == 0 {
+			return c, usageError{errors.New("--local is for captures (-r): live, the host's own addresses are known")}
+		}
+		c.Local = func(a netip.Addr) bool {
+			for _, p := range local {
+				if p.Contains(a) {
+					return true
+				}
+			}
+			return false
+		}
+	}
+	return c, nil
+}
+
+func (a *app) handshakes(ctx context.Context, h *handshakes) error {
+	visibility, err := handshake.ParseVisibility(h.visibility)
+	if err != nil {
+		return usageError{err}
+	}
+	choice, err := h.choice()
+	if err != nil {
+		return err
+	}
+	cfg := handshake.Config{Timeout: h.timeout, Capacity: h.capacity, Choice: choice}
+	var events *eventWriter
+	if h.events {
+		events = &eventWriter{out: bufio.NewWriter(a.out), json: h.json}
+		cfg.Events = events.write
+	}
+	var result handshakesJSON
+	if len(h.files) > 0 {
+		result, err = a.readCaptures(ctx, h, cfg, visibility)
+	} else {
+		result, err = a.watchHandshakes(ctx, h, cfg, visibility, events)
+	}
+	if result.Filters == nil {
+		return err
+	}
+	if events != nil {
+		events.flush()
+	}
+	switch {
+	case h.json:
+		return errors.Join(err, a.printJSON(result))
+	case h.tcpeek:
+		writeTcpeek(a.out, &result)
+	default:
+		writeHandshakes(a.out, &result)
+	}
+	return err
+}
+
+// An eventWriter prints the ends of handshakes, for all workers.
+type eventWriter struct {
+	mu   sync.Mutex
+	out  *bufio.Writer
+	json bool
+}
+
+func (w *eventWriter) write(e handshake.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.json {
+		_ = json.NewEncoder(w.out).Encode(e)
+		return
+	}
+	fmt.Fprintf(w.out, "%s %-9s %s > %s %.6fs syn+%d syn/ack+%d\n", e.Opened.Format("2006-01-02T15:04:05.000000Z"),
+		e.Outcome, e.Client, e.Server, e.Took.Seconds(), e.DupSYN, e.DupSYNACK)
+}
+
+func (w *eventWriter) flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.out.Flush()
+}
+
+// readCaptures counts what is in the files, one after the other.
+func (a *app) readCaptures(ctx context.Context, h *handshakes, cfg handshake.Config, visibility handshake.Visibility) (result handshakesJSON, err error) {
+	t, err := handshake.New(cfg)
+	if err != nil {
+		return result, usageError{err}
+	}
+	c := captureFiles{tracker: t, segments: make([]capture.Segment, 128), progress: a.newProgress()}
+	defer c.progress.end()
+	for _, name := range h.files {
+		if err = c.read(ctx, name); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+			break
+		}
+	}
+	if c.opened == 0 {
+		return result, err
+	}
+	if c.last != 0 {
+		t.Expire(c.last)
+		from, to := time.Unix(0, c.first).UTC(), time.Unix(0, c.last).UTC()
+		result.Capture.From, result.Capture.To = &from, &to
+	}
+	result.Filters = t.Snapshot(visibility)
+	result.Capture.Report = c.stats.Report()
+	result.Capture.Files = h.files[:c.opened]
+	return result, err
+}
+
+// captureFiles reads captures into a tracker.
+type captureFiles struct {
+	tracker     *handshake.Tracker
+	segments    []capture.Segment
+	progress    *progress
+	stats       capture.Stats
+	opened      int
+	first, last int64 // times of segments
+}
+
+func (c *captureFiles) read(ctx context.Context, name string) error {
+	file := os.Stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return errors.Unwrap(err) // the caller says the name
+		}
+		defer f.Close()
+		file = f
+	}
+	var size int64
+	if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {
+		size = info.Size()
+	}
+	r, err := capture.NewReader(file)
+	if err != nil {
+		return err
+	}
+	c.opened++
+	defer func() { c.stats.Add(r.Stats()) }()
+	for {
+		n, err := r.Read(c.segments)
+		c.take(c.segments[:n])
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return errors.New("interrupted: what came before was counted")
+		}
+		c.progress.show(r.Offset(), size, func() string {
+			return fmt.Sprintf("%s, %s packets", name, short(float64(r.Stats().Handed)))
+		})
+	}
+}
+
+func (c *captureFiles) take(segments []capture.Segment) {
+	if len(segments) == 0 {
+		return
+	}
+	if c.first == 0 {
+		c.first = segments[0].Time
+	}
+	c.last = segments[len(segments)-1].Time
+	c.tracker.Observe(0, segments)
+}
