@@ -120,9 +120,9 @@ func TestTransmit(t *testing.T) {
 				return err
 			}
 			defer h.stop(unix.SIGKILL)
-			took, err := transmit(h, p, false)
-			if last := p.times[len(p.times)-1]; took < last {
-				t.Errorf("packets of %s were sent in %s", last, took)
+			sent, err := transmit(h, p, false)
+			if sent.took < sent.due || sent.due < config.Span || sent.packets != len(p.ends) || sent.cpu <= 0 {
+				t.Errorf("%d packets of %s: sent %+v", len(p.ends), config.Span, sent)
 			}
 			return err
 		}()

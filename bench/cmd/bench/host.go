@@ -79,7 +79,8 @@ func newHost(ctx context.Context, addresses bool, argv ...string) (*host, error)
 		return nil, failure(h.cmd, err)
 	}
 	go func() { h.ended <- h.cmd.Wait() }()
-	err = shell(ctx, fmt.Sprintf("ip link add out type veth peer name in address %s netns %d; %s ip link set out up",
+	// A network ends some time after its last process, and the pair with it.
+	err = shell(ctx, fmt.Sprintf("ip link del out 2>/dev/null || true; ip link add out type veth peer name in address %s netns %d; %s ip link set out up",
 		thereDevice(), h.cmd.Process.Pid, here))
 	if err == nil {
 		_, err = fmt.Fprintln(begin)

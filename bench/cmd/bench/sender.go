@@ -74,10 +74,23 @@ func newSender(name string) (*sender, error) {
 
 func (s *sender) close() { unix.Close(s.socket) }
 
-// send sends all packets, each once, and returns how long that took: at their
-// times, or as fast as can be.
-func (s *sender) send(p *packets, fast bool) (time.Duration, error) {
-	start := time.Now()
+// A sending is what it took to send packets: time, and that of a processor, in
+// which the kernel brings each packet as far as to a socket. Due is when the
+// last of them had its time.
+type sending struct {
+	packets        int
+	due, took, cpu time.Duration
+}
+
+func (s sending) rate() float64 { return float64(s.packets) / s.took.Seconds() }
+
+// ns is the processor's time for a packet.
+func (s sending) ns() float64 { return float64(s.cpu.Nanoseconds()) / float64(s.packets) }
+
+// send sends all packets, each once: at their times, or as fast as can be. The
+// calling goroutine must have its thread for itself.
+func (s *sender) send(p *packets, fast bool) (sending, error) {
+	start, cpu := time.Now(), threadTime()
 	for next := 0; next < len(p.ends); {
 		count := min(len(s.messages), len(p.ends)-next)
 		if !fast {
@@ -92,11 +105,21 @@ func (s *sender) send(p *packets, fast bool) (time.Duration, error) {
 			}
 		}
 		if err := s.batch(p, next, count); err != nil {
-			return 0, err
+			return sending{}, err
 		}
 		next += count
 	}
-	return time.Since(start), nil
+	return sending{
+		packets: len(p.ends), due: p.times[len(p.times)-1],
+		took: time.Since(start), cpu: threadTime() - cpu,
+	}, nil
+}
+
+// threadTime is the processor's time that the calling thread has had.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t) // which every Linux has
+	return time.Duration(t.Nano())
 }
 
 // batch sends some packets, and those again that were not taken.
