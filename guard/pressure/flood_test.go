@@ -201,7 +201,7 @@ func TestForecastNever(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f := newFlood(t)
 			test.make(f)
-			for range calm + 200 {
+			for range calm + 100 {
 				s := f.tick()
 				into := len(f.born) - calm
 				if into < 6 { // until then a flood is told from a hiccup
