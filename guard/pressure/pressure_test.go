@@ -111,6 +111,18 @@ func TestSampleOfHost(t *testing.T) {
 	}
 }
 
+// TCP takes more than its limit for a while, and an accept queue one more.
+func TestSampleOverfull(t *testing.T) {
+	h := newHost(t, "host64")
+	h.write("proc/sys/net/ipv4/tcp_mem", "1 2 100\n")
+	s := h.monitor().Sample(start, Given{Queues: []Queue{{Address: "[::]:80", Used: 9, Limit: 8}}})
+	got := []string{s.Resources[0].Name + ": " + s.Resources[0].Reason, s.Resources[1].Name + ": " + s.Resources[1].Reason}
+	want := []string{"TCP memory: 0 B of 410 kB can still be had; it is full", "accept queue [::]:80: 9 of 8 connections; it is full"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("resources (-want +got):\n%s", diff)
+	}
+}
+
 // A Sample can be written as a line and read back.
 func TestSampleJSON(t *testing.T) {
 	h := newHost(t, "director32")

@@ -110,7 +110,7 @@ func (b *builder) memory(m Memory, forecast *Forecast) {
 }
 
 func bytesFree(r Resource) string {
-	return fmt.Sprintf("%s of %s can still be had", bytesText(float64(*r.Limit-*r.Used)), bytesText(float64(*r.Limit)))
+	return fmt.Sprintf("%s of %s can still be had", bytesText(float64(*r.Limit-min(*r.Limit, *r.Used))), bytesText(float64(*r.Limit)))
 }
 
 func (b *builder) ipvs(v *IPVS) {
