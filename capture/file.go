@@ -223,7 +223,7 @@ func (r *Reader) decode(batch []Segment, n int) bool {
 // over is the error that ends the capture, which err says there is no more of.
 func (r *Reader) over(err error) error {
 	if err == io.EOF && r.unknown > 0 {
-		return fmt.Errorf("%d packets were left out: %w", r.unknown, unknownLink(r.unknownLink))
+		return fmt.Errorf("left out %d of %d packets: %w", r.unknown, r.packets, unknownLink(r.unknownLink))
 	}
 	return err
 }

@@ -468,7 +468,7 @@ func TestReaderDamaged(t *testing.T) {
 		{"a capture of snoop", []byte("snoop\x00\x00\x00"), "convert it with editcap"},
 		{"pcap of version 1", changed(one, 4, 1), "it is of version 1.4: version 2 of pcap is read"},
 		{"pcap of version 1, big endian", changed(pcapFile(big, microseconds, 0, 1), 5, 1), "it is of version 1.4"},
-		{"pcap of 802.11", pcapFile(little, microseconds, 0, 105), "open capture: link type 105 is not decoded; these are: BSD loop (108), BSD null (0), Ethernet (1), "},
+		{"pcap of 802.11", pcapFile(little, microseconds, 0, 105), "open capture: link type 105 is not decoded; these are: BSD loop (108), BSD null (0), Cisco HDLC (104), Ethernet (1), "},
 		{"pcap of a link type that does not exist", pcapFile(little, microseconds, 0, 0xfffff), "link type 1048575 is not decoded"},
 		{"gzipped 802.11", zip(t, pcapFile(little, microseconds, 0, 105)), "link type 105 is not decoded"},
 		{"no gzip", []byte{0x1f, 0x8b, 0xff, 0xff, 0, 0, 0, 0, 0, 0}, "open capture: gzip: invalid header"},
@@ -496,7 +496,7 @@ func TestReaderDamaged(t *testing.T) {
 		{"an interface with units that are too small", next(ng, device(little, LinkEthernet, 0, option(little, optionResolution, 29)...)), "timestamps in units of 10^-29 s"},
 		{"packets of an unknown link type among others", concat(section(little), device(little, 105, 0), device(little, LinkEthernet, 0),
 			enhanced(little, micros, packets[0]), enhanced(little, micros, captured{device: 1, frame: packets[0].frame})),
-			"1 packets were left out: link type 105 is not decoded"},
+			"left out 1 of 2 packets: link type 105 is not decoded"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -22,6 +22,7 @@ const (
 	LinkRaw14    LinkType = 14  // as LinkRaw
 	LinkPPPHDLC  LinkType = 50  // as LinkPPP
 	LinkRaw      LinkType = 101 // IPv4 or IPv6, without anything before it
+	LinkHDLC     LinkType = 104 // Cisco's: address and control, and an ethertype
 	LinkLoop     LinkType = 108 // as LinkNull, in network byte order
 	LinkSLL      LinkType = 113 // Linux "cooked", what the interface any gives
 	LinkIPv4     LinkType = 228
@@ -31,7 +32,7 @@ const (
 
 var linkNames = map[LinkType]string{
 	LinkNull: "BSD null", LinkEthernet: "Ethernet", LinkPPP: "PPP", LinkRaw12: "raw IP", LinkRaw14: "raw IP",
-	LinkPPPHDLC: "PPP", LinkRaw: "raw IP", LinkLoop: "BSD loop", LinkSLL: "Linux cooked", LinkIPv4: "raw IPv4",
+	LinkPPPHDLC: "PPP", LinkRaw: "raw IP", LinkHDLC: "Cisco HDLC", LinkLoop: "BSD loop", LinkSLL: "Linux cooked", LinkIPv4: "raw IPv4",
 	LinkIPv6: "raw IPv6", LinkSLL2: "Linux cooked v2",
 }
 
@@ -67,6 +68,7 @@ const (
 	sllHeader      = 16
 	sll2Header     = 20
 	familyHeader   = 4
+	hdlcHeader     = 4
 	tagHeader      = 4
 	pppoeHeader    = 6
 	labelHeader    = 4
@@ -121,6 +123,12 @@ func decode(link LinkType, frame []byte, wire int, seg *Segment) (Kind, uint16) 
 			break
 		}
 		proto = binary.BigEndian.Uint16(frame)
+	case LinkHDLC:
+		header = hdlcHeader
+		if len(frame) < header {
+			break
+		}
+		proto = binary.BigEndian.Uint16(frame[2:])
 	case LinkNull, LinkLoop:
 		header = familyHeader
 		if len(frame) < header {
@@ -230,6 +238,8 @@ func decodePPP(b []byte, wire int, seg *Segment) (Kind, uint16) {
 		return decodeIPv4(b, wire, seg)
 	case 0x57:
 		return decodeIPv6(b, wire, seg), 0
+	case 0x281, 0x283:
+		return decodeMPLS(b, wire, seg)
 	}
 	return Other, 0
 }
