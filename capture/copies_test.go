@@ -190,7 +190,7 @@ func twoDevices(packets ...captured) []byte {
 // In a flood of other packets, the copy that comes 100 packets later is found,
 // and no packet is taken for a copy.
 func TestCopiesInFlood(t *testing.T) {
-	const packets, later = 200_000, 100
+	const packets, later = 100_000, 100
 	var file []captured
 	frame := func(i int, from, to []byte) []byte {
 		b := sent(from, to, synIPv4)
