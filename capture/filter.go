@@ -138,6 +138,7 @@ func tryFilter(syns int) (_ *kernelFilter, err error) {
 // another.
 const license = "Apache-2.0"
 
+// Close closes what there is: to close a nil map or program does nothing.
 func (f *kernelFilter) Close() error {
 	return errors.Join(f.program.Close(), f.steering.Close(),
 		f.interfaces.Close(), f.locals.Close(), f.armed.Close(), f.syns.Close(), f.counts.Close())

@@ -101,19 +101,20 @@ func stackOf(links []link) *stack {
 	return s
 }
 
-// over tells whether interface a stands on one of set, however far below.
-func (s *stack) over(a uint32, set map[uint32]bool) bool {
+// under are the interfaces of set that a stands on, however far below.
+func (s *stack) under(a uint32, set map[uint32]bool) (found []uint32) {
 	seen := map[uint32]bool{a: true}
-	for queue := s.below[a]; len(queue) > 0; queue = queue[1:] {
+	for queue := slices.Clone(s.below[a]); len(queue) > 0; queue = queue[1:] {
+		if seen[queue[0]] {
+			continue
+		}
+		seen[queue[0]] = true
 		if set[queue[0]] {
-			return true
+			found = append(found, queue[0])
 		}
-		if !seen[queue[0]] {
-			seen[queue[0]] = true
-			queue = append(queue[:len(queue):len(queue)], s.below[queue[0]]...)
-		}
+		queue = append(queue, s.below[queue[0]]...)
 	}
-	return false
+	return found
 }
 
 // lowest are the interfaces on which any frame of this host is seen, and none
@@ -132,21 +133,30 @@ func (s *stack) lowest() map[uint32]bool {
 // twice. Where something of several members has one of them in set, all of them
 // take its place.
 func (s *stack) once(set map[uint32]bool) (notes []string) {
-	for {
-		upper := slices.DeleteFunc(slices.Sorted(maps.Keys(set)), func(index uint32) bool { return !s.over(index, set) })
-		if len(upper) == 0 {
-			return notes
+	chosen := slices.Sorted(maps.Keys(set))
+	for range s.links { // more often only if they stand on each other in a circle
+		for _, index := range slices.Sorted(maps.Keys(set)) {
+			if len(s.under(index, set)) > 0 {
+				delete(set, index)
+				for _, lower := range s.below[index] {
+					set[lower] = true
+				}
+			}
+		}
+	}
+	for _, index := range chosen {
+		if set[index] {
+			continue
 		}
 		var lowers []string
-		for _, lower := range s.below[upper[0]] {
-			set[lower] = true
+		for _, lower := range s.under(index, set) {
 			lowers = append(lowers, s.links[lower].name)
 		}
-		delete(set, upper[0])
 		slices.Sort(lowers)
 		notes = append(notes, fmt.Sprintf("%s is not read itself: its frames are read on %s, which it stands on",
-			s.links[upper[0]].name, strings.Join(lowers, ", ")))
+			s.links[index].name, strings.Join(lowers, ", ")))
 	}
+	return notes
 }
 
 // anyInterface is the name that stands for all.

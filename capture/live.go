@@ -29,9 +29,9 @@ const (
 	// idle is after how long a worker without packets calls its handler.
 	idle = 100 * time.Millisecond
 
-	// lookAround is after how long at most a change of interfaces or addresses
-	// is seen that was not announced; changes that are announced are seen at
-	// once, but no sooner than settle after the last.
+	// lookAround is after how long a change of interfaces or addresses is seen
+	// that the kernel did not announce. One that it did is seen at once, but no
+	// sooner than settle after the last.
 	lookAround = 2 * time.Second
 	settle     = 50 * time.Millisecond
 )
@@ -70,9 +70,7 @@ type LiveConfig struct {
 // worker.
 type Live struct {
 	config  LiveConfig
-	rings   []*ring
 	workers []*worker
-	classic *classicFilter // nil if the filter is eBPF
 	memory  int64
 	start   clock
 	stop    int // an eventfd that is readable when the workers shall end
@@ -88,10 +86,18 @@ type Live struct {
 	dropped uint64
 }
 
-// worker is what one of them counts: of what is in its ring, what became of it.
+// worker reads one ring.
 type worker struct {
+	ring    *ring
+	classic *classicFilter // nil if the filter is eBPF
+	hand    func(now int64, batch []Segment)
+	batch   [batchSize]Segment
+	last    int64 // the time of the segment before
+
+	// kinds count what was in the ring. They are in a cache line of their own.
+	_     [64]byte
 	kinds [numKinds]atomic.Uint64
-	_     [64]byte // its counters in cache lines of their own
+	_     [64]byte
 }
 
 // OpenLive begins to capture in the network namespace of the calling thread.
@@ -119,8 +125,7 @@ func OpenLive(config LiveConfig) (_ *Live, err error) {
 			err = errors.Join(err, l.Close())
 		}
 	}()
-	first, err := l.addRing()
-	if err != nil {
+	if err := l.addRing(); err != nil {
 		return nil, err
 	}
 	if l.network, err = dialNetwork(); err != nil {
@@ -136,10 +141,11 @@ func OpenLive(config LiveConfig) (_ *Live, err error) {
 			return nil, err
 		}
 	} else {
-		l.classic = newClassicFilter(first)
-		l.filter, l.filterKind, l.filterReason = l.classic, "classic", explainRefusal(refused)
+		first := l.workers[0]
+		first.classic = newClassicFilter(first.ring)
+		l.filter, l.filterKind, l.filterReason = first.classic, "classic", explainRefusal(refused)
 		config.Log.Warn("capture takes the classic filter, which hands up every TCP segment", "because", l.filterReason)
-		if err := first.bind(); err != nil {
+		if err := first.ring.bind(); err != nil {
 			return nil, err
 		}
 	}
@@ -161,37 +167,36 @@ func explainRefusal(err error) string {
 }
 
 // addRing opens one more ring, which lets nothing pass.
-func (l *Live) addRing() (*ring, error) {
+func (l *Live) addRing() error {
 	r, err := openRing(l.config.Ring)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	l.rings = append(l.rings, r)
-	l.workers = append(l.workers, &worker{})
+	l.workers = append(l.workers, &worker{ring: r})
 	l.memory += int64(len(r.mem))
-	return r, r.attachClassic(dropAll())
+	return r.attachClassic(dropAll())
 }
 
 // bindEBPF makes the rings hear, and share what they hear. Until they share it,
 // each would hear all: so they get their filter last.
 func (l *Live) bindEBPF(f *kernelFilter) error {
-	for len(l.rings) < l.config.Workers {
-		if _, err := l.addRing(); err != nil {
+	for len(l.workers) < l.config.Workers {
+		if err := l.addRing(); err != nil {
 			return err
 		}
 	}
-	for _, r := range l.rings {
-		if err := r.bind(); err != nil {
+	for _, w := range l.workers {
+		if err := w.ring.bind(); err != nil {
 			return err
 		}
 	}
-	if len(l.rings) > 1 {
-		if err := join(l.rings, f.steering.FD()); err != nil {
+	if len(l.workers) > 1 {
+		if err := join(l.workers, f.steering.FD()); err != nil {
 			return err
 		}
 	}
-	for _, r := range l.rings {
-		if err := r.attach(f.program.FD()); err != nil {
+	for _, w := range l.workers {
+		if err := w.ring.attach(f.program.FD()); err != nil {
 			return err
 		}
 	}
@@ -201,8 +206,8 @@ func (l *Live) bindEBPF(f *kernelFilter) error {
 // Close ends the capture. Run must have returned.
 func (l *Live) Close() error {
 	var errs []error
-	for _, r := range l.rings {
-		errs = append(errs, r.close())
+	for _, w := range l.workers {
+		errs = append(errs, w.ring.close())
 	}
 	if l.filter != nil {
 		errs = append(errs, l.filter.Close())
@@ -228,67 +233,68 @@ func (l *Live) Run(ctx context.Context, handle func(worker int, now int64, batch
 		one := [8]byte{1}
 		_, _ = unix.Write(l.stop, one[:]) // never blocks, as it is written once
 	})()
-	for i := range l.rings {
-		group.Go(func() error { return l.work(i, handle) })
+	for i, w := range l.workers {
+		w.hand = func(now int64, batch []Segment) { handle(i, now, batch) }
+		group.Go(func() error { return w.work(l.stop, l.start) })
 	}
 	group.Go(func() error { l.watch(ctx); return nil })
 	return group.Wait()
 }
 
-// work is one worker.
-func (l *Live) work(i int, handle func(worker int, now int64, batch []Segment)) error {
-	r, counters := l.rings[i], l.workers[i]
-	batch := make([]Segment, batchSize)
-	var last int64
+// work reads the ring until stop is readable.
+func (w *worker) work(stop int, start clock) error {
 	for {
-		b, ok := r.take()
-		if !ok {
-			ready, stopped, err := r.wait(l.stop, idle)
-			if err != nil || stopped {
-				return err
-			}
-			if !ready {
-				now, _ := l.start.now()
-				handle(i, now, nil)
-			}
+		b, ok := w.ring.take()
+		now, ahead := start.at(time.Now())
+		if ok {
+			w.read(b, now, ahead)
 			continue
 		}
-		now, offset := l.start.now()
-		var kinds [numKinds]uint64
-		n := 0
-		at := int(b.header.first)
-		for range b.header.packets {
-			var f ringFrame
-			f, at = b.frame(at)
-			seg := &batch[n]
-			kind, keep := f.decode(seg), false
-			if kind == TCP {
-				keep = true
-				if l.classic != nil {
-					kind, keep = l.classic.judge(&f, seg)
-				}
-			}
-			kinds[kind]++
-			if !keep {
-				continue
-			}
-			// Between the last packet and now, even if the wall clock made a
-			// step meanwhile.
-			last = max(last, min(f.wall+offset, now))
-			seg.Time = last
-			if n++; n == len(batch) {
-				handle(i, now, batch)
-				n = 0
-			}
+		ready, stopped, err := w.ring.wait(stop, idle)
+		if err != nil || stopped {
+			return err
 		}
-		r.release(b)
-		for kind, n := range kinds {
-			if n > 0 {
-				counters.kinds[kind].Add(n)
-			}
+		if !ready {
+			now, _ = start.at(time.Now())
+			w.hand(now, nil)
 		}
-		handle(i, now, batch[:n])
 	}
+}
+
+// read hands on what is in a block, and gives the block back. The clock is at
+// now, and that far ahead of the wall clock.
+func (w *worker) read(b ringBlock, now, ahead int64) {
+	var kinds [numKinds]uint64
+	n, at := 0, int(b.header.first)
+	for range b.header.packets {
+		var f ringFrame
+		f, at = b.frame(at)
+		seg := &w.batch[n]
+		kind := f.decode(seg)
+		keep := kind == TCP
+		if keep && w.classic != nil {
+			kind, keep = w.classic.judge(&f, seg)
+		}
+		kinds[kind]++
+		if !keep {
+			continue
+		}
+		// Between the segment before and now, even if the wall clock has made a
+		// step since.
+		w.last = max(w.last, min(f.wall+ahead, now))
+		seg.Time = w.last
+		if n++; n == batchSize {
+			w.hand(now, w.batch[:])
+			n = 0
+		}
+	}
+	w.ring.release(b)
+	for kind, n := range kinds {
+		if n > 0 {
+			w.kinds[kind].Add(n)
+		}
+	}
+	w.hand(now, w.batch[:n])
 }
 
 // wait waits for the next block, at most for d, or until stop is readable.
@@ -301,10 +307,14 @@ func (r *ring) wait(stop int, d time.Duration) (ready, stopped bool, err error) 
 	if err != nil {
 		return false, false, fmt.Errorf("wait for packets: %w", err)
 	}
-	if fds[0].Revents&(unix.POLLERR|unix.POLLNVAL) != 0 {
-		e, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-		if err != nil || e != 0 {
-			return false, false, fmt.Errorf("wait for packets: %w", errors.Join(err, unix.Errno(e)))
+	if fds[0].Revents&unix.POLLERR != 0 {
+		// To read the error is to take it away.
+		code, err := unix.GetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && code != 0 {
+			err = unix.Errno(code)
+		}
+		if err != nil {
+			return false, false, fmt.Errorf("wait for packets: %w", err)
 		}
 	}
 	return n > 0, fds[1].Revents != 0, nil
@@ -314,10 +324,8 @@ func (r *ring) wait(stop int, d time.Duration) (ready, stopped bool, err error) 
 // one.
 type clock struct{ start time.Time }
 
-// now is its time, in nanoseconds since 1970, and how far it is ahead of the
-// wall clock at this moment.
-func (c clock) now() (now, ahead int64) { return c.at(time.Now()) }
-
+// at is its time when it is t, in nanoseconds since 1970, and how far it is ahead
+// of the wall clock.
 func (c clock) at(t time.Time) (now, ahead int64) {
 	now = c.start.UnixNano() + int64(t.Sub(c.start))
 	return now, now - t.UnixNano()
@@ -335,12 +343,13 @@ func (l *Live) watch(ctx context.Context) {
 			l.config.Log.Warn("capture cannot look at the interfaces and goes on with those it has", "error", err)
 		}
 		failing = err != nil
-		// Looking may take a hundredth of the time at most.
-		rest := 100 * time.Since(begun)
+		// Looking takes a hundredth of the time at most, or a tenth while there
+		// are changes.
+		took := time.Since(begun)
 		select {
 		case <-ctx.Done():
-		case <-time.After(max(settle, rest)):
-			l.network.wait(ctx, max(lookAround, rest))
+		case <-time.After(max(settle, 10*took)):
+			l.network.wait(ctx, max(lookAround, 100*took))
 		}
 	}
 }
@@ -384,8 +393,8 @@ func (l *Live) look() error {
 // countDropped adds what the rings have lost since the last time. The kernel
 // counts in 32 bits, and begins anew with each reading.
 func (l *Live) countDropped() error {
-	for _, r := range l.rings {
-		n, err := r.lost()
+	for _, w := range l.workers {
+		n, err := w.ring.lost()
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,12 @@ type tap struct {
 // listen captures on a host until the test ends.
 func listen(t testing.TB, h *netns.Host, config LiveConfig) *tap {
 	t.Helper()
-	l := open(t, h, config)
+	return run(t, open(t, h, config))
+}
+
+// run runs a Live until the test ends.
+func run(t testing.TB, l *Live) *tap {
+	t.Helper()
 	p := &tap{Live: l}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -90,23 +90,24 @@ func (r *ring) bind() error {
 	return os.NewSyscallError("bind to all interfaces", err)
 }
 
-// join makes the rings share the packets, each to the ring that the program
-// says.
-func join(rings []*ring, program int) error {
+// join makes the workers' rings share the packets, each to the ring that the
+// program says.
+func join(workers []*worker, program int) error {
 	const fanout = unix.PACKET_FANOUT_EBPF << 16
+	first := workers[0].ring.fd
 	// The first one has the kernel find a number that nobody has.
-	if err := unix.SetsockoptInt(rings[0].fd, unix.SOL_PACKET, unix.PACKET_FANOUT, fanout|unix.PACKET_FANOUT_FLAG_UNIQUEID<<16); err != nil {
+	if err := unix.SetsockoptInt(first, unix.SOL_PACKET, unix.PACKET_FANOUT, fanout|unix.PACKET_FANOUT_FLAG_UNIQUEID<<16); err != nil {
 		return fmt.Errorf("make a group of packet sockets: %w", err)
 	}
-	group, err := unix.GetsockoptInt(rings[0].fd, unix.SOL_PACKET, unix.PACKET_FANOUT)
+	group, err := unix.GetsockoptInt(first, unix.SOL_PACKET, unix.PACKET_FANOUT)
 	if err != nil {
 		return fmt.Errorf("read the number of a group of packet sockets: %w", err)
 	}
-	if err := unix.SetsockoptInt(rings[0].fd, unix.SOL_PACKET, unix.PACKET_FANOUT_DATA, program); err != nil {
+	if err := unix.SetsockoptInt(first, unix.SOL_PACKET, unix.PACKET_FANOUT_DATA, program); err != nil {
 		return fmt.Errorf("give a group of packet sockets its program: %w", err)
 	}
-	for _, r := range rings[1:] {
-		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_FANOUT, fanout|group&0xffff); err != nil {
+	for _, w := range workers[1:] {
+		if err := unix.SetsockoptInt(w.ring.fd, unix.SOL_PACKET, unix.PACKET_FANOUT, fanout|group&0xffff); err != nil {
 			return fmt.Errorf("join a group of packet sockets: %w", err)
 		}
 	}
