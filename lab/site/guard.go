@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lvsguard/lvsguard/capture/handshake"
 )
 
 // StartGuard starts lvsguard on this director with this configuration and waits until it has looked around. Unless the
@@ -100,9 +102,14 @@ type Status struct {
 		Instance string `json:"instance"`
 		Role     string `json:"role"`
 	} `json:"roles"`
-	Services []ServiceStatus   `json:"services"`
-	Unknown  map[string]string `json:"unknown"`           // by source, why it is not known
-	Tick     float64           `json:"tick_milliseconds"` // what the last sample took; 0 before the first
+	Services []ServiceStatus `json:"services"`
+	Capture  *struct {
+		Dropped uint64 `json:"dropped"`
+		Filter  string `json:"kernel_filter"`
+		Reason  string `json:"kernel_filter_reason"`
+	} `json:"capture"`
+	Unknown map[string]string `json:"unknown"`           // by source, why it is not known
+	Tick    float64           `json:"tick_milliseconds"` // what the last sample took; 0 before the first
 }
 
 // ServiceStatus is a virtual service in a Status.
@@ -116,7 +123,10 @@ type ServiceStatus struct {
 	SuspectShare     *float64  `json:"suspect_share"`
 	DroppedPerSecond *float64  `json:"dropped_per_second"`
 	HalfOpen         *float64  `json:"half_open_connections"`
-	Lease            *struct {
+	Completion       *float64  `json:"completion"`
+	// Handshakes is nil where none are watched.
+	Handshakes *handshake.Figures `json:"handshakes"`
+	Lease      *struct {
 		By        string    `json:"by"`
 		ExpiresAt time.Time `json:"expires_at"`
 	} `json:"lease"`
