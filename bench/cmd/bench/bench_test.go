@@ -93,15 +93,23 @@ dropped 0 1 MISSED
 	}
 }
 
+// needRoot skips a test that makes networks where it may not, or fails it if
+// LVSGUARD_PRIVILEGED is 1.
+func needRoot(t *testing.T) {
+	t.Helper()
+	switch {
+	case os.Geteuid() == 0:
+	case os.Getenv("LVSGUARD_PRIVILEGED") == "1":
+		t.Fatal("it makes networks, and this run must have it: run it as root")
+	default:
+		t.Skip("it makes networks: run it as root")
+	}
+}
+
 // TestTransmit sends a mix to a host, at its times and as fast as can be. That
 // each packet comes through is held by transmit itself.
 func TestTransmit(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("LVSGUARD_PRIVILEGED") == "1" {
-			t.Fatal("this run must have it: run it as root")
-		}
-		t.Skip("it makes networks: run it as root")
-	}
+	needRoot(t)
 	config := mix.Standard().Scaled(0.005)
 	config.Span = 500 * time.Millisecond
 	p := prepare(config, thereDevice())
@@ -133,9 +141,7 @@ func TestTransmit(t *testing.T) {
 
 // TestHostEndsEarly: a program that does not watch is told with what it says.
 func TestHostEndsEarly(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it makes networks: run it as root")
-	}
+	needRoot(t)
 	done := make(chan error)
 	go func() {
 		err := alone(t.Context())
