@@ -22,8 +22,8 @@ import (
 // handshake, is in two cache lines.
 const (
 	setSlots   = setCalm + setFlood
-	setCalm    = 24
-	setFlood   = 7
+	setCalm    = 23
+	setFlood   = 8
 	setCursors = 4 * setSlots
 	setISN     = setCursors + 4
 	setAnswer  = setISN + 4*(setSlots+1)

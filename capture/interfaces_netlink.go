@@ -55,13 +55,19 @@ func (r *rtnetlink) interrupt() { _ = r.changes.SetReadDeadline(time.Now()) }
 
 // drain forgets the changes that were announced up to now.
 func (r *rtnetlink) drain() {
-	for r.changes.SetReadDeadline(time.Now().Add(-time.Second)) == nil {
-		if _, err := r.changes.Receive(); errors.Is(err, unix.ENOBUFS) {
-			continue
-		} else if err != nil {
-			return
-		}
+	raw, err := r.changes.SyscallConn()
+	if err != nil {
+		return // wait will tell of each of them
 	}
+	var b [1]byte // of a longer message the rest is lost, as is wanted
+	_ = raw.Control(func(fd uintptr) {
+		for {
+			_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT)
+			if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+				return
+			}
+		}
+	})
 }
 
 // read reads links and addresses, and default routes if they are asked for.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -37,9 +38,10 @@ const (
 )
 
 // defaultSYNs is for how many SYNs the filter has room if it is not told
-// otherwise: 2 s of 300,000 SYNs a second without an answer, and of 100,000
-// with the signature, of which it forgets less than one in 10,000.
-const defaultSYNs = 2 << 20
+// otherwise, in 24 MiB. Of 300,000 SYNs a second that are answered after 2 s, it
+// forgets fewer than 1 in 10,000, after 200 ms none; of 100,000 more with the
+// signature 1 in 75, after 200 ms none either.
+const defaultSYNs = 2_000_000
 
 // LiveConfig says what is captured.
 type LiveConfig struct {
@@ -57,9 +59,9 @@ type LiveConfig struct {
 	// Ring is the size of each worker's ring in bytes; 0: 8 MiB, which holds
 	// some 55,000 packets.
 	Ring int
-	// SYNs is for how many SYNs the eBPF filter has room, of which one in five
-	// is for those with a flood's signature; 0: 2,097,152 (24 MiB, on 32-bit a
-	// quarter of it).
+	// SYNs is for how many SYNs the eBPF filter has room, of which a quarter is
+	// for those with a flood's signature; 0: 2,000,000, in 24 MiB (on 32-bit
+	// 500,000, in 6 MiB).
 	SYNs int
 	// Log hears of interfaces that come and go. Nil: nobody does.
 	Log *slog.Logger
@@ -229,15 +231,16 @@ func (l *Live) Close() error {
 // overwritten after handle has returned.
 func (l *Live) Run(ctx context.Context, handle func(worker int, now int64, batch []Segment)) error {
 	group, ctx := errgroup.WithContext(ctx)
-	defer context.AfterFunc(ctx, func() {
-		one := [8]byte{1}
-		_, _ = unix.Write(l.stop, one[:]) // never blocks, as it is written once
-	})()
 	for i, w := range l.workers {
 		w.hand = func(now int64, batch []Segment) { handle(i, now, batch) }
 		group.Go(func() error { return w.work(l.stop, l.start) })
 	}
-	group.Go(func() error { l.watch(ctx); return nil })
+	group.Go(func() error {
+		l.watch(ctx)
+		one := [8]byte{1}
+		_, err := unix.Write(l.stop, one[:])
+		return os.NewSyscallError("end the capture's workers", err)
+	})
 	return group.Wait()
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/lvsguard/lvsguard/internal/netns"
@@ -67,7 +68,7 @@ func TestLiveFrames(t *testing.T) {
 func TestForwardedCopies(t *testing.T) {
 	for _, filter := range filters {
 		t.Run(filter, func(t *testing.T) {
-			client, router, server := netns.New(t), netns.New(t), netns.New(t)
+			client, router, server := host(t), host(t), host(t)
 			netns.Join(t, client, "wire", router, "eth0")
 			netns.Join(t, router, "eth1", server, "wire")
 			give(t, client, "wire", "10.0.0.1/24", "2001:db8::1/64")
@@ -167,7 +168,7 @@ func TestStacked(t *testing.T) {
 			"ip link add link up0 name up1 type macvlan", "up1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			client, server := netns.New(t), netns.New(t)
+			client, server := host(t), host(t)
 			netns.Join(t, client, "wire", server, "eth0")
 			for dev, h := range map[string]*netns.Host{"wire": client, "eth0": server} {
 				for command := range strings.SplitSeq(strings.ReplaceAll(test.commands, "DEV", dev), "; ") {
@@ -218,7 +219,7 @@ func TestTunnel(t *testing.T) {
 			}
 			defer tun.Close()
 			h.Run(t, "ip", "link", "set", "tun0", "up")
-			tap := listenWith(t, h, filter, LiveConfig{Interfaces: []string{"any"}})
+			tap := listenWith(t, h, filter, LiveConfig{Interfaces: []string{"any"}, Workers: 1})
 			for _, packet := range [][]byte{synIPv4, synIPv6} {
 				if _, err := tun.Write(packet); err != nil {
 					t.Fatal(err)
@@ -332,7 +333,7 @@ func (p *tap) awaitLocal(t testing.TB, addr string) {
 // By default, what the virtual services and the default route are on is read,
 // also after they have moved.
 func TestDefaultInterfaces(t *testing.T) {
-	client, server := netns.New(t), netns.New(t)
+	client, server := host(t), host(t)
 	for i := range 4 {
 		netns.Join(t, client, fmt.Sprintf("wire%d", i), server, fmt.Sprintf("eth%d", i))
 		give(t, server, fmt.Sprintf("eth%d", i), fmt.Sprintf("10.0.%d.2/24", i))
@@ -350,6 +351,44 @@ func TestDefaultInterfaces(t *testing.T) {
 	tap.awaitReads(t, server, "eth0", "eth2", "eth3")
 	server.Run(t, "ip", "route", "del", "default")
 	tap.awaitReads(t, server, "eth0")
+}
+
+// A burst of changes is one.
+func TestChangesAreForgotten(t *testing.T) {
+	h := netns.New(t)
+	var r *rtnetlink
+	var err error
+	h.Do(t, func() { r, err = dialNetwork() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	var batch strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&batch, "address add 10.1.%d.%d/32 dev lo\n", i/250, 1+i%250)
+	}
+	if _, err := h.Try(t, batch.String(), "ip", "-batch", "-"); err != nil {
+		t.Fatal(err)
+	}
+	for _, burst := range []bool{true, false} {
+		begun := time.Now()
+		r.wait(t.Context(), 200*time.Millisecond)
+		if took := time.Since(begun); took < 200*time.Millisecond != burst {
+			t.Errorf("changes: %v; waited %v", burst, took)
+		}
+		r.drain()
+	}
+	n, err := r.read(true)
+	if err != nil || len(n.addresses) < 300 {
+		t.Errorf("%d addresses: %v", len(n.addresses), err)
+	}
+	begun := time.Now()
+	for range 20 {
+		if _, err := r.read(true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("to look at a host with 300 addresses takes %v", time.Since(begun)/20)
 }
 
 func TestNothingToRead(t *testing.T) {

@@ -128,10 +128,18 @@ func count(seen []string, s string) int {
 	return n
 }
 
+// host is a host whose IPv6 addresses are good at once.
+func host(t testing.TB) *netns.Host {
+	t.Helper()
+	h := netns.New(t)
+	h.Run(t, "sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
+	return h
+}
+
 // pair makes two hosts with a wire between them and addresses on it.
 func pair(t testing.TB) (client, server *netns.Host) {
 	t.Helper()
-	client, server = netns.New(t), netns.New(t)
+	client, server = host(t), host(t)
 	netns.Join(t, client, "wire", server, "eth0")
 	give(t, client, "wire", "10.0.0.1/24", "2001:db8::1/64")
 	give(t, server, "eth0", "10.0.0.2/24", "2001:db8::2/64")
