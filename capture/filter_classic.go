@@ -12,27 +12,24 @@ import (
 )
 
 // classicFilter is what there is where eBPF is refused. It cannot remember
-// SYNs, so it has to hand up every TCP segment; and it does not count. What is
-// no copy and what is screened is decided in user space.
+// SYNs, so it has to hand up every TCP segment; and it does not count. What is a
+// copy and what is screened is left to user space.
 type classicFilter struct {
 	ring       *ring
 	interfaces map[uint32]uint32
-	locals     atomic.Pointer[map[[16]byte]bool]
 	armed      atomic.Pointer[map[armedKey]*atomic.Uint64]
 	screened   map[armedKey]*atomic.Uint64 // also of those that are armed no more
 }
 
 func newClassicFilter(r *ring) *classicFilter {
 	c := &classicFilter{ring: r, screened: make(map[armedKey]*atomic.Uint64)}
-	c.locals.Store(&map[[16]byte]bool{})
 	c.armed.Store(&map[armedKey]*atomic.Uint64{})
 	return c
 }
 
 func (c *classicFilter) Close() error { return nil }
 
-func (c *classicFilter) follow(interfaces map[uint32]uint32, locals map[[16]byte]bool) error {
-	c.locals.Store(&locals)
+func (c *classicFilter) follow(interfaces map[uint32]uint32, _ map[[16]byte]bool) error {
 	if c.interfaces != nil && maps.Equal(c.interfaces, interfaces) {
 		return nil
 	}
@@ -68,14 +65,11 @@ func (c *classicFilter) count() (tally, error) {
 	return t, nil
 }
 
-// judge does for a segment what the eBPF filter does in the kernel. It tells
-// what became of it, and whether it is to be handed on.
-func (c *classicFilter) judge(f *ringFrame, seg *Segment) (Kind, bool) {
-	if f.direction == unix.PACKET_OUTGOING && !(*c.locals.Load())[seg.Src] && !seg.Unreachable {
-		return Copy, false
-	}
+// screen counts a SYN with the signature to a service that is armed, and tells
+// whether it was one.
+func (c *classicFilter) screen(seg *Segment) bool {
 	if !seg.Signed() {
-		return TCP, true
+		return false
 	}
 	armed := *c.armed.Load()
 	n := armed[keyOf(seg.To())]
@@ -83,10 +77,10 @@ func (c *classicFilter) judge(f *ringFrame, seg *Segment) (Kind, bool) {
 		n = armed[keyOf(netip.AddrPortFrom(seg.To().Addr(), 0))]
 	}
 	if n == nil {
-		return TCP, true
+		return false
 	}
 	n.Add(1)
-	return TCP, false
+	return true
 }
 
 // dropAll is the filter that lets nothing pass.

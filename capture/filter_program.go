@@ -220,9 +220,9 @@ type ways struct {
 	unknown           string // it might be TCP
 }
 
-// ip steps over IP headers. At ports bytes of the TCP header, or all of it, are
-// at atTCP; the addresses are at atSrc and atDst; R9 tells whether it has a
-// length of 40 bytes and no extension headers.
+// ip steps over IP headers. For TCP, the header's first size bytes are at atTCP
+// then, and R9 tells whether the packet has 40 bytes (with IPv6's header counted
+// as IPv4's) and no extension headers. The addresses are at atSrc and atDst.
 func (p *program) ip(size int32, w ways) {
 	ipv4, ipv6 := p.unique("ipv4"), p.unique("ipv6")
 	p.network(ipv4, ipv6, w.other, w.unknown)
@@ -232,8 +232,7 @@ func (p *program) ip(size int32, w ways) {
 	p.ipv6(size, w)
 }
 
-// ipv4 is ip for IPv4. Flags and Fragment Offset of a quoted packet are the
-// same as of any other.
+// ipv4 is ip for IPv4.
 func (p *program) ipv4(size int32, w ways) {
 	short, parse, ours, again := p.unique("short"), p.unique("parse"), p.unique("ours"), p.unique("again")
 	whole := p.unique("whole")

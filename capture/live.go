@@ -79,6 +79,7 @@ type Live struct {
 
 	filterKind, filterReason string
 
+	// locals are the addresses that are this host's own.
 	locals atomic.Pointer[map[[16]byte]bool]
 
 	mu      sync.Mutex
@@ -91,7 +92,8 @@ type Live struct {
 // worker reads one ring.
 type worker struct {
 	ring    *ring
-	classic *classicFilter // nil if the filter is eBPF
+	locals  *atomic.Pointer[map[[16]byte]bool] // Live's
+	classic *classicFilter                     // nil if the filter is eBPF
 	hand    func(now int64, batch []Segment)
 	batch   [batchSize]Segment
 	last    int64 // the time of the segment before
@@ -122,6 +124,7 @@ func OpenLive(config LiveConfig) (_ *Live, err error) {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
 	l := &Live{config: config, start: clock{time.Now()}, stop: -1}
+	l.locals.Store(&map[[16]byte]bool{})
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -174,7 +177,7 @@ func (l *Live) addRing() error {
 	if err != nil {
 		return err
 	}
-	l.workers = append(l.workers, &worker{ring: r})
+	l.workers = append(l.workers, &worker{ring: r, locals: &l.locals})
 	l.memory += int64(len(r.mem))
 	return r.attachClassic(dropAll())
 }
@@ -274,12 +277,11 @@ func (w *worker) read(b ringBlock, now, ahead int64) {
 		f, at = b.frame(at)
 		seg := &w.batch[n]
 		kind := f.decode(seg)
-		keep := kind == TCP
-		if keep && w.classic != nil {
-			kind, keep = w.classic.judge(&f, seg)
+		if kind == TCP && f.copied(seg, *w.locals.Load()) {
+			kind = Copy
 		}
 		kinds[kind]++
-		if !keep {
+		if kind != TCP || w.classic != nil && w.classic.screen(seg) {
 			continue
 		}
 		// Between the segment before and now, even if the wall clock has made a
@@ -379,6 +381,7 @@ func (l *Live) look() error {
 	for _, a := range services {
 		locals[a.As16()] = true
 	}
+	l.locals.Store(&locals)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -389,7 +392,6 @@ func (l *Live) look() error {
 		l.config.Log.Info("capture reads", "interfaces", strings.Join(c.names(), " "), "notes", strings.Join(c.notes, "; "))
 	}
 	l.choice = c
-	l.locals.Store(&locals)
 	return l.countDropped()
 }
 

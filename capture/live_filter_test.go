@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -282,7 +283,9 @@ func inBlock(times []int64, data ...[]byte) ringBlock {
 // reader is a worker without a socket, and what it hands on.
 func reader() (w *worker, times func() []int64) {
 	var all []int64
-	w = &worker{ring: &ring{mem: make([]byte, 2*blockSize)}}
+	var locals atomic.Pointer[map[[16]byte]bool]
+	locals.Store(&map[[16]byte]bool{})
+	w = &worker{ring: &ring{mem: make([]byte, 2*blockSize)}, locals: &locals}
 	w.hand = func(_ int64, batch []Segment) {
 		for _, s := range batch {
 			all = append(all, s.Time)

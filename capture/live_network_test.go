@@ -320,13 +320,8 @@ func (p *tap) awaitLocal(t testing.TB, addr string) {
 	wait(t, func() bool {
 		p.Live.mu.Lock()
 		defer p.Live.mu.Unlock()
-		switch f := p.filter.(type) {
-		case *kernelFilter:
-			return f.hasLocals[a]
-		case *classicFilter:
-			return (*f.locals.Load())[a]
-		}
-		return false
+		f, ok := p.filter.(*kernelFilter)
+		return (*p.locals.Load())[a] && (!ok || f.hasLocals[a])
 	}, func() string { return addr + " is not known to be local" })
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"sync/atomic"
 	"unsafe"
@@ -194,6 +195,25 @@ func (f *ringFrame) decode(seg *Segment) Kind {
 		return BadLink
 	}
 	return DecodeIP(f.protocol, f.data[f.network:], f.wire-f.network, seg)
+}
+
+// copied tells whether a frame is the forwarded copy of one that came in: it
+// goes out, and none of this host's addresses sent it. The eBPF filter has done
+// that already where it knows how to find the address.
+func (f *ringFrame) copied(seg *Segment, locals map[[16]byte]bool) bool {
+	if f.direction != unix.PACKET_OUTGOING {
+		return false
+	}
+	src := seg.Src
+	if seg.Unreachable { // that is who sent what is quoted
+		switch ip := f.data[max(0, min(f.network, len(f.data))):]; {
+		case f.protocol == etherIPv4 && len(ip) >= ipv4Header:
+			src = netip.AddrFrom4([4]byte(ip[12:])).As16()
+		case f.protocol == etherIPv6 && len(ip) >= ipv6Header:
+			src = [16]byte(ip[8:])
+		}
+	}
+	return !locals[src]
 }
 
 // networkOrder turns a number to network byte order, or back.
