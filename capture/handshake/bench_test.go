@@ -31,8 +31,7 @@ func BenchmarkMix(b *testing.B) {
 		}
 		// As the floor does: no page of the table is touched for the first
 		// time while it is measured.
-		clear(t.attempts)
-		clear(t.index)
+		clear(t.places)
 		r, err := capture.NewReader(bytes.NewReader(file.Bytes()))
 		if err != nil {
 			b.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+
+	"github.com/lvsguard/lvsguard/capture"
 )
 
 // A class is the attempts that the same filters and the same service count.
@@ -35,14 +37,11 @@ type chooser struct {
 
 // A place is an address and port in the form of the wire.
 type place struct {
-	addr [2]uint64
+	addr [16]byte
 	port uint16
 }
 
-func placeOf(at netip.AddrPort) place {
-	addr := at.Addr().As16()
-	return place{words(&addr), at.Port()}
-}
+func placeOf(at netip.AddrPort) place { return place{at.Addr().As16(), at.Port()} }
 
 // use makes c the choice.
 func (ch *chooser) use(c Choice) {
@@ -60,14 +59,15 @@ func (ch *chooser) use(c Choice) {
 	}
 }
 
-// choose finds the class of an attempt; false if it is left out.
-func (ch *chooser) choose(k *key) (uint16, bool) {
+// choose finds the class of the attempt that a SYN opens; false if it is left
+// out.
+func (ch *chooser) choose(syn *capture.Segment) (uint16, bool) {
 	if len(ch.choice.Filters) == 0 && len(ch.services) == 0 {
 		return 0, true
 	}
 	g := group{service: -1}
 	if len(ch.choice.Filters) > 0 {
-		client, server := k.addresses()
+		client, server := syn.From(), syn.To()
 		for i := range ch.choice.Filters {
 			f := &ch.choice.Filters[i]
 			if !f.matches(client, server, ch.choice.Local) {
@@ -79,9 +79,9 @@ func (ch *chooser) choose(k *key) (uint16, bool) {
 			g.filters |= 1 << i
 		}
 	}
-	if n, ok := ch.services[k.serverPlace()]; ok {
+	if n, ok := ch.services[place{syn.Dst, syn.DstPort}]; ok {
 		g.service = n
-	} else if n, ok := ch.services[place{k.server, 0}]; ok {
+	} else if n, ok := ch.services[place{syn.Dst, 0}]; ok {
 		g.service = n
 	}
 	n, ok := ch.groups[g]
@@ -115,7 +115,7 @@ func (ch *chooser) newClass(g group) uint16 {
 	return n
 }
 
-// isArmed tells whether an attempt would go to an armed service.
-func (ch *chooser) isArmed(k *key) bool {
-	return len(ch.armed) > 0 && (ch.armed[k.serverPlace()] || ch.armed[place{k.server, 0}])
+// isArmed tells whether a SYN goes to an armed service.
+func (ch *chooser) isArmed(syn *capture.Segment) bool {
+	return len(ch.armed) > 0 && (ch.armed[place{syn.Dst, syn.DstPort}] || ch.armed[place{syn.Dst, 0}])
 }

@@ -14,14 +14,14 @@ type Figures struct {
 	Name    string `json:"name"`
 	Project string `json:"project,omitempty"`
 	// Attempts is the sum of successes, failures, pending and untracked.
-	Attempts   uint64          `json:"attempts"`
-	Success    Successes       `json:"success"`
-	Failure    Failures        `json:"failure"`
-	Pending    uint64          `json:"pending"`
-	Untracked  uint64          `json:"untracked"`
-	LowerBound bool            `json:"lower_bound"` // attempts were not followed, or packets lost
-	Visibility Visibility      `json:"visibility"`  // Both or Client
-	Signature  Signed          `json:"signature"`
+	Attempts   uint64     `json:"attempts"`
+	Success    Successes  `json:"success"`
+	Failure    Failures   `json:"failure"`
+	Pending    uint64     `json:"pending"`
+	Untracked  uint64     `json:"untracked"`
+	LowerBound bool       `json:"lower_bound"` // attempts were not followed, or packets lost
+	Visibility Visibility `json:"visibility"`  // Both or Client
+	Signature  Signed     `json:"signature"`
 	// Complete is from SYN to ACK, Answer from SYN to SYN/ACK.
 	Complete *HistogramValue `json:"time_to_complete,omitempty"`
 	Answer   *HistogramValue `json:"server_time,omitempty"`

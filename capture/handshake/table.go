@@ -12,53 +12,24 @@ import (
 	"github.com/lvsguard/lvsguard/capture"
 )
 
-// A key names an attempt: the client's half of the connection. The addresses
-// are in words, as they lie in memory, because they are compared and hashed as
-// such.
+// A key names an attempt: the client's half of the connection.
 type key struct {
-	client, server [2]uint64
-	ports          uint32 // client's and server's
+	client, server         [16]byte
+	clientPort, serverPort uint16
 }
 
-func words(a *[16]byte) [2]uint64 {
-	return [2]uint64{binary.LittleEndian.Uint64(a[:8]), binary.LittleEndian.Uint64(a[8:])}
-}
-
-func bytesOf(w [2]uint64) (a [16]byte) {
-	binary.LittleEndian.PutUint64(a[:8], w[0])
-	binary.LittleEndian.PutUint64(a[8:], w[1])
-	return a
-}
-
-// forward makes k the key of the attempt whose client sent s, backward that of
-// the one whose server did.
-func (k *key) forward(s *capture.Segment) {
-	k.client, k.server = words(&s.Src), words(&s.Dst)
-	k.ports = uint32(s.SrcPort)<<16 | uint32(s.DstPort)
-}
-
-func (k *key) backward(s *capture.Segment) {
-	k.client, k.server = words(&s.Dst), words(&s.Src)
-	k.ports = uint32(s.DstPort)<<16 | uint32(s.SrcPort)
-}
-
-func (k *key) equal(o *key) bool {
-	return k.ports == o.ports && k.client[1] == o.client[1] && k.server[1] == o.server[1] &&
-		k.client[0] == o.client[0] && k.server[0] == o.server[0]
-}
-
-func (k *key) serverPlace() place { return place{k.server, uint16(k.ports)} }
+func keyOf(syn *capture.Segment) key { return key{syn.Src, syn.Dst, syn.SrcPort, syn.DstPort} }
 
 func (k *key) addresses() (client, server netip.AddrPort) {
-	s := capture.Segment{Src: bytesOf(k.client), SrcPort: uint16(k.ports >> 16), Dst: bytesOf(k.server), DstPort: uint16(k.ports)}
+	s := capture.Segment{Src: k.client, SrcPort: k.clientPort, Dst: k.server, DstPort: k.serverPort}
 	return s.From(), s.To()
 }
 
-// An attempt is a handshake that has not ended. It has 56 bytes, to which the
-// index adds 8, so that a pending attempt costs 64 bytes and not more.
+// An attempt is a handshake that has not ended. It has 32 bytes. The table is
+// at most half full, so that a pending attempt costs 64 bytes and not more.
 type attempt struct {
-	key
-	isn       uint32 // the client's; in a free attempt, the next free one
+	hash      uint64 // of its key; 0 in a free place
+	isn       uint32 // the client's
 	serverISN uint32 // if answered is set
 	opened    tick
 	last      tick // the last segment of the handshake
@@ -70,9 +41,8 @@ type attempt struct {
 type state uint8
 
 const (
-	used     state = 1 << iota
-	answered       // its SYN/ACK was seen
-	signed         // its SYN bore the signature
+	answered state = 1 << iota // its SYN/ACK was seen
+	signed                     // its SYN bore the signature
 )
 
 const maxAgain = 15
@@ -100,48 +70,60 @@ func (a *attempt) repeatSYNACK() {
 	}
 }
 
-// A table holds a fixed number of attempts: an array of them, and an index with
-// open addressing (linear probing, at most half full), whose slots have the
-// attempt's number plus one and, in the bits above it, a part of the hash. So
-// most of what is not in the table costs one look at the index.
+// A table holds a fixed number of attempts, by open addressing with linear
+// probing. An attempt is known by a hash of its key of 64 bits, under a secret
+// seed: among a million attempts, two have the same one once in 30 million
+// times, and nobody can bring it about. So one look at one line of a cache
+// tells of most keys whether they are in it, of IPv6 too.
 type table struct {
-	seed     [4]uint64
-	index    []uint32
-	mask     uint64
-	numbers  uint32 // the bits of a slot that hold the number
-	attempts []attempt
-	fresh    int    // attempts from here on have never been used
-	free     uint32 // number plus one of the first free attempt below fresh
-	held     int
+	seed   [4]uint64
+	places []attempt
+	// keys are those of the attempts, by place. They are there only if somebody
+	// wants to know them of attempts that end without a segment.
+	keys []key
+	mask uint64
+	// some has a bit for each block of places in which there may be an attempt,
+	// so that a table with few is swept as fast as it should be.
+	some []uint64
+	held int
+	room int // how many it may hold
 }
 
-func newTable(capacity int) table {
+func newTable(capacity int, keys bool) table {
 	size := 2 << bits.Len(uint(capacity-1))
-	t := table{
-		index:    make([]uint32, size),
-		mask:     uint64(size - 1),
-		numbers:  1<<bits.Len(uint(capacity)) - 1,
-		attempts: make([]attempt, capacity),
+	t := table{places: make([]attempt, size), some: make([]uint64, size/block/64+1), mask: uint64(size - 1), room: capacity}
+	inHugePages(t.places)
+	if keys {
+		t.keys = make([]key, size)
 	}
-	inHugePages(t.index)
-	inHugePages(t.attempts)
-	// Nobody who does not know the seed can aim at one place of the index.
 	for i := range t.seed {
 		t.seed[i] = rand.Uint64()
 	}
 	return t
 }
 
-// hash mixes by multiplication, as wyhash does. Two IPv4 addresses fit into one
-// word; all four words of IPv6 go in one by one, because whoever could choose
-// two that cancel each other could fill one place of the index.
-func (t *table) hash(k *key) uint64 {
-	if k.client[0]|k.server[0] == 0 {
-		return fold((k.client[1]&^0xffffffff|k.server[1]>>32)^t.seed[0], uint64(k.ports)^t.seed[1])
+// hash is of a key, by multiplication as wyhash does it. Two IPv4 addresses fit
+// into one word; all four words of IPv6 go in one by one, because whoever could
+// choose two that cancel each other could fill one place of the table.
+func (t *table) hash(client, server *[16]byte, clientPort, serverPort uint16) uint64 {
+	c0, c1 := binary.LittleEndian.Uint64(client[:8]), binary.LittleEndian.Uint64(client[8:])
+	s0, s1 := binary.LittleEndian.Uint64(server[:8]), binary.LittleEndian.Uint64(server[8:])
+	addresses, ports := c1&^0xffffffff|s1>>32, uint64(clientPort)<<16|uint64(serverPort)
+	if c0|s0 != 0 {
+		addresses = fold(c0^t.seed[0], c1^t.seed[1])
+		ports ^= fold(s0^t.seed[1], s1^t.seed[2])
 	}
-	c := fold(k.client[0]^t.seed[0], k.client[1]^t.seed[1])
-	s := fold(k.server[0]^t.seed[1], k.server[1]^t.seed[2])
-	return fold(c^uint64(k.ports)^t.seed[3], s^t.seed[2])
+	return fold(fold(addresses^t.seed[2], ports^t.seed[3])^t.seed[0], t.seed[1]) | 1<<63
+}
+
+// forward is the hash of the key of the attempt whose client sent s, backward
+// that of the one whose server did.
+func (t *table) forward(s *capture.Segment) uint64 {
+	return t.hash(&s.Src, &s.Dst, s.SrcPort, s.DstPort)
+}
+
+func (t *table) backward(s *capture.Segment) uint64 {
+	return t.hash(&s.Dst, &s.Src, s.DstPort, s.SrcPort)
 }
 
 func fold(a, b uint64) uint64 {
@@ -149,65 +131,47 @@ func fold(a, b uint64) uint64 {
 	return hi ^ lo
 }
 
-// tag is the part of a hash that a slot keeps: bits that do not choose the slot.
-func (t *table) tag(hash uint64) uint32 { return uint32(hash>>32) &^ t.numbers }
+// block is how many places share a bit of some.
+const block = 64
 
-func (t *table) number(slot uint32) uint32 { return slot&t.numbers - 1 }
+// put takes a free place.
+func (t *table) put(at uint64, a attempt) {
+	t.places[at] = a
+	t.some[at/block/64] |= 1 << (at / block % 64)
+}
 
-// find returns the attempt and the place of its slot, or nil and the place where
-// its slot would be.
-func (t *table) find(k *key, hash uint64) (a *attempt, at uint64) {
-	tag := t.tag(hash)
+func (t *table) blocks() int { return max(len(t.places)/block, 1) }
+
+// find returns the place of an attempt, or the free one where it would be.
+func (t *table) find(hash uint64) (at uint64, found bool) {
 	for at = hash & t.mask; ; at = (at + 1) & t.mask {
-		slot := t.index[at]
-		if slot == 0 {
-			return nil, at
-		}
-		if (slot^tag)&^t.numbers == 0 {
-			if a = &t.attempts[t.number(slot)]; a.key.equal(k) {
-				return a, at
-			}
+		switch t.places[at].hash {
+		case hash:
+			return at, true
+		case 0:
+			return at, false
 		}
 	}
 }
 
-// add takes a free attempt for a key whose slot would be at the place. There
-// must be room.
-func (t *table) add(k *key, hash uint64, at uint64) *attempt {
-	number := t.free
-	if number != 0 {
-		t.free = t.attempts[number-1].isn
-	} else {
-		t.fresh++
-		number = uint32(t.fresh)
-	}
-	t.index[at] = t.tag(hash) | number
-	t.held++
-	a := &t.attempts[number-1]
-	a.key = *k
-	return a
-}
-
-// remove frees the attempt whose slot is at the place. Slots behind it move up
-// where they may, so that no search ends too soon.
+// remove frees a place. Attempts behind it move up where they may, so that no
+// search ends too soon.
 func (t *table) remove(at uint64) {
-	number := t.number(t.index[at])
-	t.attempts[number].state = 0
-	t.attempts[number].isn = t.free
-	t.free = number + 1
 	t.held--
-	for next := (at + 1) & t.mask; t.index[next] != 0; next = (next + 1) & t.mask {
-		home := t.hash(&t.attempts[t.number(t.index[next])].key) & t.mask
-		// The slot may move to the hole if its home is not between the two.
-		if (next-home)&t.mask >= (next-at)&t.mask {
-			t.index[at] = t.index[next]
-			at = next
+	for next := (at + 1) & t.mask; t.places[next].hash != 0; next = (next + 1) & t.mask {
+		// It may move to the hole if its home is not between the two.
+		home := t.places[next].hash & t.mask
+		if (next-home)&t.mask < (next-at)&t.mask {
+			continue
 		}
+		t.put(at, t.places[next])
+		if t.keys != nil {
+			t.keys[at] = t.keys[next]
+		}
+		at = next
 	}
-	t.index[at] = 0
+	t.places[at].hash = 0
 }
-
-func (t *table) full() bool { return t.held == len(t.attempts) }
 
 // inHugePages asks the kernel to back a large array with huge pages: places in
 // it are looked up at random, and to find the pages costs as much as to read

@@ -17,6 +17,7 @@ package handshake
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
@@ -94,9 +95,9 @@ type Tracker struct {
 	now     int64 // the latest that a segment or the caller has said
 	// swept is when the sweep for timeouts was last at hand.
 	swept int64
-	hand  int
+	hand  uint64
 	// oldest is where the search for an attempt that gives way goes on.
-	oldest int
+	oldest uint64
 	// fetched has no meaning: it keeps the compiler from leaving out fetch.
 	fetched uint32
 }
@@ -118,7 +119,7 @@ func New(cfg Config) (*Tracker, error) {
 	if err := cfg.Choice.Validate(); err != nil {
 		return nil, err
 	}
-	t := &Tracker{table: newTable(cfg.Capacity), timeout: cfg.Timeout, events: cfg.Events}
+	t := &Tracker{table: newTable(cfg.Capacity, cfg.Events != nil), timeout: cfg.Timeout, events: cfg.Events}
 	t.use(cfg.Choice)
 	return t, nil
 }
@@ -144,7 +145,7 @@ func (t *Tracker) SetArmed(addresses []netip.AddrPort) {
 
 // ahead is how many segments are looked up at a time, so that the memory of
 // one is on its way while others are looked up.
-const ahead = 16
+const ahead = 32
 
 // Observe takes segments in the order in which they passed. now, in nanoseconds
 // as in [capture.Segment], is for when none came; it may be 0.
@@ -157,13 +158,14 @@ func (t *Tracker) Observe(now int64, batch []capture.Segment) {
 	for len(batch) > 0 {
 		n := min(len(batch), ahead)
 		for i := range n {
-			t.look(&batch[i], &looked[i])
+			looked[i] = t.look(&batch[i])
 		}
 		t.fetch(looked[:n])
 		for i := range n {
-			t.observe(&batch[i], &looked[i])
+			t.observe(&batch[i], looked[i])
 		}
 		batch = batch[n:]
+		t.sweep(most)
 	}
 	t.advance(now)
 	t.sweep(most)
@@ -171,7 +173,6 @@ func (t *Tracker) Observe(now int64, batch []capture.Segment) {
 
 // A lookup is what is known of a segment before the table is asked.
 type lookup struct {
-	key  key
 	hash uint64
 	what what
 }
@@ -188,17 +189,15 @@ const (
 	isUnreachable
 )
 
-func (t *Tracker) look(s *capture.Segment, l *lookup) {
-	l.what = role(s)
-	switch l.what {
+func (t *Tracker) look(s *capture.Segment) (l lookup) {
+	switch l.what = role(s); l.what {
 	case nothing:
-		return
 	case isSYNACK:
-		l.key.backward(s)
+		l.hash = t.backward(s)
 	default:
-		l.key.forward(s)
+		l.hash = t.forward(s)
 	}
-	l.hash = t.hash(&l.key)
+	return l
 }
 
 func role(s *capture.Segment) what {
@@ -226,15 +225,11 @@ func role(s *capture.Segment) what {
 // fetch loads what the lookups will need, so that the processor waits for all
 // of it at once and not for one after the other.
 func (t *Tracker) fetch(looked []lookup) {
-	var slots [ahead]uint32
-	for i := range looked {
-		slots[i] = t.index[looked[i].hash&t.mask]
-	}
 	var sum uint32
 	for i := range looked {
-		if slot := slots[i]; slot != 0 && (slot^t.tag(looked[i].hash))&^t.numbers == 0 {
-			sum += t.attempts[t.number(slot)].isn
-		}
+		// A search often goes on in the next line of the cache.
+		at := looked[i].hash & t.mask
+		sum += t.places[at].isn + t.places[(at+2)&t.mask].isn
 	}
 	t.fetched = sum
 }
@@ -245,92 +240,90 @@ const window = 1 << 16
 // past tells whether n is 1 to 65,536 past isn.
 func past(n, isn uint32) bool { return n-isn-1 < window }
 
-func (t *Tracker) observe(s *capture.Segment, l *lookup) {
+func (t *Tracker) observe(s *capture.Segment, l lookup) {
 	if s.Time > t.now || t.now-s.Time > int64(t.timeout) {
 		t.advance(s.Time)
 	}
 	if l.what == nothing {
 		return
 	}
-	at := toTick(s.Time)
-	a, slot := t.live(&l.key, l.hash, at)
-	switch l.what {
-	case isSYN:
-		t.syn(s, l, a, slot, at)
-	case isSYNACK:
-		if a != nil && past(s.Ack, a.isn) {
-			t.synack(s, a, at)
+	now := toTick(s.Time)
+	at, found := t.live(l.hash, now)
+	if l.what == isSYN {
+		t.syn(s, l.hash, at, found, now)
+		return
+	}
+	a := &t.places[at]
+	switch {
+	case l.what == isRST:
+		if found {
+			t.end(at, Aborted, now)
 		}
-	case isACK:
-		if a != nil && past(s.Seq, a.isn) && (a.state&answered == 0 || past(s.Ack, a.serverISN)) {
-			t.end(a, slot, Success, at)
+		if at, found = t.live(t.backward(s), now); found {
+			t.classes[t.places[at].class].counts.Answers++
+			t.end(at, Reject, now)
 		}
-	case isRST:
-		if a != nil {
-			t.end(a, slot, Aborted, at)
-		}
-		var k key
-		k.backward(s)
-		if a, slot = t.live(&k, t.hash(&k), at); a != nil {
-			t.classes[a.class].counts.Answers++
-			t.end(a, slot, Reject, at)
-		}
-	case isUnreachable:
-		if a != nil && s.Seq == a.isn {
-			t.end(a, slot, Unreach, at)
-		}
+	case !found:
+	case l.what == isSYNACK && past(s.Ack, a.isn):
+		t.synack(s, a, now)
+	case l.what == isACK && past(s.Seq, a.isn) && (a.state&answered == 0 || past(s.Ack, a.serverISN)):
+		t.end(at, Success, now)
+	case l.what == isUnreachable && s.Seq == a.isn:
+		t.end(at, Unreach, now)
 	}
 }
 
 // live is find for attempts that have not timed out; one that has is ended.
-func (t *Tracker) live(k *key, hash uint64, at tick) (*attempt, uint64) {
-	a, slot := t.find(k, hash)
-	if a != nil && t.due(a, at) {
-		t.timeOut(a, slot)
-		return t.find(k, hash)
+func (t *Tracker) live(hash uint64, now tick) (at uint64, found bool) {
+	at, found = t.find(hash)
+	if found && t.due(&t.places[at], now) {
+		t.timeOut(at)
+		return t.find(hash)
 	}
-	return a, slot
+	return at, found
 }
 
-func (t *Tracker) syn(s *capture.Segment, l *lookup, a *attempt, slot uint64, at tick) {
+func (t *Tracker) syn(s *capture.Segment, hash, at uint64, found bool, now tick) {
 	signs := s.Signed()
-	if signs && t.isArmed(&l.key) {
-		if n, ok := t.choose(&l.key); ok {
+	if signs && t.isArmed(s) {
+		if n, ok := t.choose(s); ok {
 			t.classes[n].counts.Screened++
 		}
 		return
 	}
-	if a != nil {
-		if a.isn == s.Seq {
+	if found {
+		if a := &t.places[at]; a.isn == s.Seq {
 			a.repeatSYN()
-			a.heard(at)
+			a.heard(now)
 			return
 		}
-		t.end(a, slot, Timeout, at)
-		_, slot = t.find(&l.key, l.hash)
+		t.end(at, Timeout, now)
+		at, _ = t.find(hash)
 	}
-	n, ok := t.choose(&l.key)
+	n, ok := t.choose(s)
 	if !ok {
 		return
 	}
 	c := &t.classes[n].counts
 	c.Attempts++
+	a := attempt{hash: hash, isn: s.Seq, opened: now, last: now, class: n}
 	if signs {
 		c.Signed++
+		a.state = signed
 	}
-	if t.full() {
-		if !t.giveWay(at) {
+	if t.held == t.room {
+		if !t.giveWay(now) {
 			c.Untracked++
 			return
 		}
-		_, slot = t.find(&l.key, l.hash)
-	}
-	a = t.add(&l.key, l.hash, slot)
-	a.isn, a.opened, a.last, a.class, a.state, a.again = s.Seq, at, at, n, used, 0
-	if signs {
-		a.state |= signed
+		at, _ = t.find(hash)
 	}
 	c.Pending++
+	t.held++
+	t.put(at, a)
+	if t.keys != nil {
+		t.keys[at] = keyOf(s)
+	}
 }
 
 func (t *Tracker) synack(s *capture.Segment, a *attempt, at tick) {
@@ -347,14 +340,15 @@ func (t *Tracker) synack(s *capture.Segment, a *attempt, at tick) {
 }
 
 // end counts an attempt's outcome and forgets it.
-func (t *Tracker) end(a *attempt, slot uint64, o Outcome, at tick) {
+func (t *Tracker) end(at uint64, o Outcome, now tick) {
+	a := &t.places[at]
 	c := &t.classes[a.class].counts
 	c.Pending--
 	dupSYN, dupSYNACK := &c.FailureDupSYN, &c.FailureDupSYNACK
 	switch o {
 	case Success:
 		c.Success++
-		c.Complete.observe(at.since(a.opened))
+		c.Complete.observe(now.since(a.opened))
 		dupSYN, dupSYNACK = &c.SuccessDupSYN, &c.SuccessDupSYNACK
 		if a.state&signed != 0 {
 			c.SignedSuccess++
@@ -378,18 +372,18 @@ func (t *Tracker) end(a *attempt, slot uint64, o Outcome, at tick) {
 		*dupSYNACK++
 	}
 	if t.events != nil {
-		t.events(t.event(a, o, at))
+		t.events(t.event(at, o, now))
 	}
-	t.remove(slot)
+	t.remove(at)
 }
 
-func (t *Tracker) event(a *attempt, o Outcome, at tick) Event {
-	// The time of at is known, give or take what a tick rounds off: it is
-	// within the range of a tick of now.
-	ended := t.now - int64(toTick(t.now).since(at))
-	took := at.since(a.opened)
+func (t *Tracker) event(at uint64, o Outcome, now tick) Event {
+	a := &t.places[at]
+	// A tick is known to be near to what is now.
+	ended := t.now - int64(toTick(t.now).since(now))
+	took := now.since(a.opened)
 	e := Event{Outcome: o, Took: took, DupSYN: a.dupSYN(), DupSYNACK: a.dupSYNACK()}
-	e.Client, e.Server = a.addresses()
+	e.Client, e.Server = t.keys[at].addresses()
 	e.Opened = time.Unix(0, ended-int64(took)).UTC()
 	return e
 }
@@ -397,41 +391,45 @@ func (t *Tracker) event(a *attempt, o Outcome, at tick) Event {
 // crowd is how many attempts are looked at for the one that gives way.
 const crowd = 32
 
-// giveWay makes room in a full table: the oldest attempt of the next few, of
-// which the client has not repeated its SYN, is not followed any more. A
-// spoofed source repeats nothing, so a flood gives way before honest clients
-// do. The places fill up in the order of time and the search goes on where it
-// was, so the oldest of few is seldom younger than the oldest of all.
-func (t *Tracker) giveWay(at tick) bool {
-	var victim *attempt
-	for range min(crowd, len(t.attempts)) {
-		a := &t.attempts[t.oldest]
-		if t.oldest++; t.oldest == len(t.attempts) {
-			t.oldest = 0
+// giveWay makes room in a full table: of the next few attempts, the oldest of
+// those of which the client has not repeated its SYN is not followed any more. A
+// spoofed source repeats nothing, so a flood gives way before honest clients do;
+// and who is about to answer is one of the youngest, not the oldest of a crowd.
+func (t *Tracker) giveWay(now tick) bool {
+	var victim uint64
+	oldest := time.Duration(math.MinInt64)
+	for seen := 0; seen < min(crowd, t.held); {
+		t.oldest = (t.oldest + 1) & t.mask
+		a := &t.places[t.oldest]
+		if a.hash == 0 {
+			continue
 		}
-		if a.dupSYN() == 0 && (victim == nil || at.since(a.opened) > at.since(victim.opened)) {
-			victim = a
+		seen++
+		if a.dupSYN() > 0 {
+			continue
+		}
+		if age := now.since(a.opened); age > oldest {
+			victim, oldest = t.oldest, age
 		}
 	}
-	if victim == nil {
+	switch {
+	case oldest == math.MinInt64:
 		return false
-	}
-	_, slot := t.find(&victim.key, t.hash(&victim.key))
-	if t.due(victim, at) {
-		t.timeOut(victim, slot)
-	} else {
-		t.end(victim, slot, Untracked, at)
+	case t.due(&t.places[victim], now):
+		t.timeOut(victim)
+	default:
+		t.end(victim, Untracked, now)
 	}
 	return true
 }
 
 // due tells whether an attempt has timed out, to within two ticks.
-func (t *Tracker) due(a *attempt, at tick) bool {
-	return int32(at-a.last) >= int32(toTick(int64(t.timeout)))
+func (t *Tracker) due(a *attempt, now tick) bool {
+	return int32(now-a.last) >= int32(toTick(int64(t.timeout)))
 }
 
-func (t *Tracker) timeOut(a *attempt, slot uint64) {
-	t.end(a, slot, Timeout, a.last+toTick(int64(t.timeout)))
+func (t *Tracker) timeOut(at uint64) {
+	t.end(at, Timeout, t.places[at].last+toTick(int64(t.timeout)))
 }
 
 // advance moves the time. After a pause of more than the timeout, or a step
@@ -441,11 +439,8 @@ func (t *Tracker) advance(now int64) {
 		return
 	}
 	if pause := now - t.now; pause > int64(t.timeout) || pause < 0 {
-		for i := range t.attempts[:t.fresh] {
-			if a := &t.attempts[i]; a.state&used != 0 {
-				_, slot := t.find(&a.key, t.hash(&a.key))
-				t.timeOut(a, slot)
-			}
+		if t.held > 0 {
+			t.expireAll(func(*attempt) bool { return true })
 		}
 		t.swept = now
 	}
@@ -456,41 +451,84 @@ func (t *Tracker) advance(now int64) {
 // by and by, a little at a time.
 func (t *Tracker) Expire(now int64) {
 	t.advance(now)
-	t.sweepSome(t.fresh)
+	t.expireAll(t.overdue())
+}
+
+func (t *Tracker) expireAll(due func(*attempt) bool) {
+	t.expire(t.blocks(), t.blocks(), due)
+}
+
+// overdue tells what has timed out now.
+func (t *Tracker) overdue() func(*attempt) bool {
+	now := toTick(t.now)
+	return func(a *attempt) bool { return t.due(a, now) }
 }
 
 const (
 	// sweeps of the whole table that happen within one timeout.
 	sweeps = 16
-	// sweepMost bounds what is swept after a batch, so that no packet waits
-	// for it for longer than some tens of microseconds. When there was no
+	// sweepMost bounds the blocks of places that are swept after some packets,
+	// so that the next ones wait for some microseconds only. When there was no
 	// packet, sweepIdle does.
-	sweepMost = 4096
-	sweepIdle = 1 << 16
+	sweepMost = 4
+	sweepIdle = 1 << 11
 )
 
 // sweep ends the attempts that have timed out in a part of the table, as large
 // as the time since the last one asks for.
 func (t *Tracker) sweep(most int) {
-	if t.fresh == 0 {
+	blocks := t.blocks()
+	each := max(int64(t.timeout)/sweeps/int64(blocks), 1) // time for one block
+	due := (t.now - t.swept) / each
+	if due <= 0 {
+		return
+	}
+	if t.held == 0 {
 		t.swept = t.now
 		return
 	}
-	each := max(int64(t.timeout)/sweeps/int64(t.fresh), 1) // time for one attempt
-	n := min((t.now-t.swept)/each, int64(most))
-	t.swept += n * each
-	t.sweepSome(int(n))
+	if t.now-t.swept > int64(t.timeout) {
+		// In a capture, time may pass faster than it is swept.
+		most = blocks
+	}
+	n := t.expire(int(min(due, int64(blocks))), most, t.overdue())
+	t.swept += int64(n) * each
+	if n == blocks {
+		t.swept = t.now
+	}
 }
 
-func (t *Tracker) sweepSome(n int) {
-	at := toTick(t.now)
-	for range n {
-		if t.hand++; t.hand >= t.fresh {
-			t.hand = 0
+// expire looks at the next n blocks of places, but at not more than most in
+// which there are attempts, and times out what is due. It tells how many blocks
+// that were.
+func (t *Tracker) expire(n, most int, due func(*attempt) bool) int {
+	for i := range n {
+		word, bit := &t.some[t.hand/block/64], uint64(1)<<(t.hand/block%64)
+		if *word&bit != 0 {
+			if most--; most < 0 {
+				return i
+			}
+			if t.expireBlock(due) == 0 {
+				*word &^= bit
+			}
 		}
-		if a := &t.attempts[t.hand]; a.state&used != 0 && t.due(a, at) {
-			_, slot := t.find(&a.key, t.hash(&a.key))
-			t.timeOut(a, slot)
+		t.hand = (t.hand + block) & t.mask
+	}
+	return n
+}
+
+// expireBlock times out what is due in the block at hand, and tells how many
+// attempts are left there.
+func (t *Tracker) expireBlock(due func(*attempt) bool) (left int) {
+	for at := t.hand; at < min(t.hand+block, uint64(len(t.places))); at++ {
+		a := &t.places[at]
+		// What moves up to a place that was freed is looked at, too.
+		for a.hash != 0 && due(a) {
+			t.timeOut(at)
+		}
+		if a.hash != 0 {
+			left++
 		}
 	}
+	return left
 }

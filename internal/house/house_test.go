@@ -23,6 +23,9 @@ var may = map[string][]string{
 
 	"capture/handshake": {"capture"},
 	"guard/pressure":    {},
+
+	"bench/cmd/bench": {"bench/mix"},
+	"bench/cmd/mix":   {"bench/mix"},
 }
 
 // imports gives, for every package of ours, those of ours that it is built
