@@ -39,6 +39,17 @@ func ParseMode(s string) (Mode, error) {
 	return "", fmt.Errorf("mode %q: want observe or auto", s)
 }
 
+// HostRole says what kind of host the guard is on.
+type HostRole string
+
+const (
+	// RoleDirector balances load by IPVS.
+	RoleDirector HostRole = "director"
+	// RoleHost does not, and nothing of IPVS and keepalived is missed: a real
+	// server, or any web server.
+	RoleHost HostRole = "host"
+)
+
 // Detect holds the thresholds of the detector. Rates are packets a second,
 // shares are of all SYNs, from 0 to 1.
 type Detect struct {
@@ -98,6 +109,7 @@ type JournalConfig struct {
 
 // Config is a whole, valid configuration.
 type Config struct {
+	Role       HostRole
 	Mode       Mode
 	Signatures []nft.Signature
 	Detect     Detect
@@ -111,7 +123,11 @@ type Config struct {
 	Control    ControlConfig
 	Journal    JournalConfig
 	Handshakes HandshakesConfig
+	Pressure   PressureConfig
 }
+
+// wantsTable says whether there is anything to count or drop.
+func (c *Config) wantsTable() bool { return c.Role == RoleDirector || len(c.Watch) > 0 }
 
 // DetectFor gives the thresholds of one service.
 func (c *Config) DetectFor(k ipvs.Key) Detect {
@@ -129,6 +145,7 @@ func (c *Config) table() nft.Config {
 // DefaultConfig is what an empty file means.
 func DefaultConfig() *Config {
 	return &Config{
+		Role:       RoleDirector,
 		Mode:       Observe,
 		Signatures: nft.DefaultSignatures(),
 		Detect: Detect{
@@ -143,12 +160,14 @@ func DefaultConfig() *Config {
 			Enabled: true, Timeout: handshake.DefaultTimeout,
 			Capacity: handshake.DefaultCapacity, Visibility: handshake.Auto,
 		},
+		Pressure: PressureConfig{Warning: 0.75, Critical: 0.9},
 	}
 }
 
 // rawConfig is the file as it is written; DefaultConfig and validate make a
 // Config of it.
 type rawConfig struct {
+	Role       HostRole                `yaml:"role"`
 	Mode       Mode                    `yaml:"mode"`
 	Signatures []rawSignature          `yaml:"signatures"`
 	Detect     Detect                  `yaml:"detect"`
@@ -160,6 +179,7 @@ type rawConfig struct {
 	Control    ControlConfig           `yaml:"control"`
 	Journal    JournalConfig           `yaml:"journal"`
 	Handshakes HandshakesConfig        `yaml:"handshakes"`
+	Pressure   PressureConfig          `yaml:"pressure"`
 }
 
 type rawService struct {
@@ -298,8 +318,8 @@ func ParseConfig(r io.Reader) (*Config, error) {
 	}
 	c := DefaultConfig()
 	raw := rawConfig{
-		Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
-		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes,
+		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
+		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure,
 	}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(text))
@@ -346,10 +366,17 @@ func (c *Config) fill(raw rawConfig) error {
 	if _, err := ParseMode(string(raw.Mode)); err != nil {
 		return badKey(fmt.Sprintf("%q: want observe or auto", raw.Mode), "mode")
 	}
-	c.Mode, c.Prearm = raw.Mode, raw.Prearm
+	if raw.Role != RoleDirector && raw.Role != RoleHost {
+		return badKey(fmt.Sprintf("%q: want director or host", raw.Role), "role")
+	}
+	c.Role, c.Mode, c.Prearm = raw.Role, raw.Mode, raw.Prearm
 	c.Keepalived, c.Control, c.Journal = raw.Keepalived, raw.Control, raw.Journal
 	c.Handshakes = raw.Handshakes
 	if err := c.Handshakes.check(); err != nil {
+		return err
+	}
+	c.Pressure = raw.Pressure
+	if err := c.Pressure.check(); err != nil {
 		return err
 	}
 	if c.Prearm < 0 || c.Prearm > time.Hour {
@@ -427,6 +454,9 @@ func (c *Config) fillService(k ipvs.Key, raw rawService) error {
 	if len(s.Addresses) > 0 && k.Mark == 0 {
 		return badKey("only a fwmark service needs addresses; for an address that IPVS does not serve, use watch", append(at, "addresses")...)
 	}
+	if len(s.Addresses) > 0 && c.Role == RoleHost {
+		return badKey("with role: host there are no firewall marks of IPVS: put the addresses under watch", append(at, "addresses")...)
+	}
 	if raw.Detect.Kind != 0 {
 		at := append(at, "detect")
 		if err := checkKeys(&raw.Detect.Node, &s.Detect); err != nil {
@@ -488,8 +518,8 @@ func checkDetect(d Detect, path ...string) error {
 // Write writes the configuration with every key, as ParseConfig reads it.
 func (c *Config) Write(w io.Writer) error {
 	raw := rawConfig{
-		Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
-		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes,
+		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
+		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure,
 		Services: make(map[ipvs.Key]rawService),
 	}
 	for _, s := range c.Signatures {

@@ -29,6 +29,9 @@ type view struct {
 	leases      map[ipvs.Key]Lease
 	declined    map[ipvs.Key]bool
 	completions map[ipvs.Key]*float64
+	role        HostRole
+	pressure    *PressureReport
+	sockets     *SocketsReport
 	tickTook    time.Duration
 }
 
@@ -37,12 +40,13 @@ func (d *Daemon) Status() *Status {
 	v := d.view.Load()
 	s := &Status{
 		Version: d.opts.Version, Time: v.at, StartedAt: d.started,
-		Mode: v.mode, ModeFrom: v.modeFrom,
+		Mode: v.mode, ModeFrom: v.modeFrom, Role: v.role,
 		ConfigError: v.configErr, Journal: d.journal.Health(),
 		Total: totalFigures(v.verdicts), Unknown: v.sample.Unknown,
 		Roles: []RoleStatus{}, Services: make([]ServiceStatus, 0, len(v.verdicts)), Capture: v.sample.Capture,
 		TickMillis: float64(v.tickTook.Microseconds()) / 1000,
 	}
+	s.Pressure, s.Sockets = newPressureStatus(v.pressure), v.sample.Sockets
 	if d.opts.ConfigFile != "" {
 		s.ConfigFile = &d.opts.ConfigFile
 	}
@@ -56,12 +60,17 @@ func (d *Daemon) Status() *Status {
 	for i := range v.sample.Handshakes {
 		figures[v.sample.Handshakes[i].Name] = &v.sample.Handshakes[i]
 	}
+	unknown := v.sample.Unknown
+	if v.role == RoleHost {
+		unknown = maps.Clone(unknown)
+		unknown[SourceIPVS] = "this host is no director (role: host)"
+	}
 	for i, verdict := range v.verdicts {
 		var held *Lease
 		if l, ok := v.leases[verdict.Service]; ok {
 			held = &l
 		}
-		svc := newServiceStatus(v.sample.Services[i], verdict, held, v.sample.Unknown)
+		svc := newServiceStatus(v.sample.Services[i], verdict, held, unknown)
 		svc.Declined = v.declined[verdict.Service]
 		name := verdict.Service.String()
 		svc.setHandshakes(figures[name], v.completions[verdict.Service], v.sample.Unknown[SourceCapture])
@@ -77,12 +86,20 @@ func (d *Daemon) Status() *Status {
 	return s
 }
 
+// Pressure returns what the last look showed of this host's pressure.
+func (d *Daemon) Pressure() *PressureReport { return d.view.Load().pressure }
+
+// Sockets returns what is known of this host's TCP sockets.
+func (d *Daemon) Sockets() *SocketsReport { return d.view.Load().sockets }
+
 // publish makes what is known now the answer to Status.
 func (d *Daemon) publish(now time.Time) {
+	report := d.pressure.report
 	d.view.Store(&view{
 		at: now, mode: d.policy.Mode(), modeFrom: d.modeFrom, pausedUntil: d.policy.PausedUntil(now),
 		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), declined: d.policy.Declined(), tickTook: d.tickTook,
 		completions: d.watch.recent.completions(d.sample.Services),
+		role:        d.cfg.Role, pressure: &report, sockets: d.socketsReport(),
 	})
 }
 
@@ -134,12 +151,17 @@ func (d *Daemon) load() (*Config, error) {
 func (d *Daemon) use(cfg *Config) {
 	d.cfg = cfg
 	d.roster.cfg = cfg
+	d.pressure.use(&cfg.Pressure)
+	d.connections.rtt.Store(cfg.Pressure.RTT)
 }
 
 // reload puts cfg into force, unless err says that it is none.
 func (d *Daemon) reload(now time.Time, cfg *Config, err error) error {
 	if err == nil && cfg.Keepalived.FIFO != d.cfg.Keepalived.FIFO {
 		err = errors.New("keepalived.fifo: a reload cannot change it, restart the guard (leases stay)")
+	}
+	if err == nil && cfg.Role != d.cfg.Role {
+		err = errors.New("role: a reload cannot change it, restart the guard (leases stay)")
 	}
 	was := d.cfg.Handshakes
 	if err == nil && cfg.Handshakes.TcpeekSocket != was.TcpeekSocket {
@@ -176,16 +198,33 @@ func (d *Daemon) reload(now time.Time, cfg *Config, err error) error {
 // swapTable opens the table with the rules of cfg. The next look puts them
 // into the kernel.
 func (d *Daemon) swapTable(cfg *Config) error {
-	table, err := d.opts.Kernel.OpenTable(cfg.table())
-	if err != nil {
-		return fmt.Errorf("open the nft table: %w", err)
+	old := d.table
+	if err := d.openTable(cfg); err != nil {
+		return err
 	}
-	if err := d.table.Close(); err != nil {
+	if old == nil {
+		return nil
+	}
+	if err := old.Close(); err != nil {
 		d.opts.Log.Warn("close the old table", "error", err)
+	}
+	return nil
+}
+
+// openTable opens the table, if cfg wants one. After an error it is as before.
+func (d *Daemon) openTable(cfg *Config) error {
+	var table Table
+	if cfg.wantsTable() {
+		var err error
+		if table, err = d.opts.Kernel.OpenTable(cfg.table()); err != nil {
+			return fmt.Errorf("open the nft table: %w", err)
+		}
 	}
 	d.table, d.ensured = table, nil
 	return nil
 }
+
+var errNoTable = errors.New("this host has no table: its role is host, and watch names no address")
 
 func (d *Daemon) command(now time.Time, c Command, who string) (Result, error) {
 	var keys []ipvs.Key
@@ -214,6 +253,9 @@ func (d *Daemon) command(now time.Time, c Command, who string) (Result, error) {
 			d.policy.Disarm(k, who)
 		}
 	case VerbRemove:
+		if d.table == nil {
+			return Result{}, errNoTable
+		}
 		if err := d.table.Remove(); err != nil {
 			return Result{}, fmt.Errorf("remove the table: %w", err)
 		}
@@ -225,6 +267,9 @@ func (d *Daemon) command(now time.Time, c Command, who string) (Result, error) {
 		d.sample.Unknown = maps.Clone(d.sample.Unknown)
 		d.sample.Unknown[SourceNft] = whyRemoved
 	case VerbInstall:
+		if d.table == nil {
+			return Result{}, errNoTable
+		}
 		d.removed = false
 		d.keepTable(now, watchedAddresses(d.sample.Services))
 		d.note(now, Entry{Event: EventTable, To: "installed", By: who})

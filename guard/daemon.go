@@ -51,6 +51,8 @@ type Daemon struct {
 	roster   roster
 	journal  *Journal
 	view     atomic.Pointer[view]
+	// connections are read beside the control loop.
+	connections connectionsWatch
 
 	// All below belongs to the control loop, which is the only one to write the
 	// table.
@@ -71,6 +73,8 @@ type Daemon struct {
 	unknownWas map[Source]string
 	roles      roles
 	watch      watch
+	pressure   hostPressure
+	health     health
 	tasks      *errgroup.Group // of Run
 	started    time.Time
 	configErr  *string
@@ -94,6 +98,7 @@ type request struct {
 func New(opts Options) *Daemon {
 	return &Daemon{
 		opts:     opts,
+		pressure: hostPressure{host: opts.Kernel.Host},
 		tasks:    new(errgroup.Group),
 		pending:  make(map[netip.AddrPort]time.Time),
 		requests: make(chan request),
@@ -145,8 +150,8 @@ func (d *Daemon) Open() (err error) {
 		d.modeFrom = ModeFromToggle
 	}
 	d.removed = saved.Removed
-	if d.table, err = d.opts.Kernel.OpenTable(cfg.table()); err != nil {
-		return fmt.Errorf("open the nft table: %w", err)
+	if err := d.openTable(cfg); err != nil {
+		return err
 	}
 	if d.hook, err = keepalived.Listen(d.opts.HookSocket); err != nil {
 		return fmt.Errorf("listen for keepalived's hook: %w", err)
@@ -185,7 +190,7 @@ func (d *Daemon) takeLocks() error {
 
 // Close gives back what Open took. The table and its leases stay as they are.
 func (d *Daemon) Close() error {
-	var errs []error
+	errs := []error{d.pressure.close()}
 	if d.hook != nil {
 		errs = append(errs, d.hook.Close())
 	}
@@ -205,6 +210,9 @@ func (d *Daemon) Close() error {
 // adopt takes over what the kernel holds, services and leases, and the
 // operators' arms of before.
 func (d *Daemon) adopt(now time.Time, saved savedState) {
+	if d.table == nil {
+		return
+	}
 	counters, err := d.table.Counters()
 	if err == nil {
 		configured := make(map[netip.AddrPort]bool)

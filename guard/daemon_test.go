@@ -127,12 +127,15 @@ type fakeIPVS struct {
 	services []ipvs.Service
 	err      error
 	census   ipvs.Census
+	defence  ipvs.Defence
 }
 
 func (f *fakeIPVS) Services(context.Context) ([]ipvs.Service, error) { return f.services, f.err }
 func (f *fakeIPVS) Census(context.Context, ipvs.CensusConfig) (ipvs.Census, error) {
 	return f.census, nil
 }
+
+func (f *fakeIPVS) Defence() (ipvs.Defence, error) { return f.defence, f.err }
 
 type fakeAddresses struct {
 	held keepalived.Held
@@ -150,13 +153,14 @@ type world struct {
 	ipvs      *fakeIPVS
 	addresses *fakeAddresses
 	captures  *fakeCaptures
+	host      *fakeHost
 	load      map[netip.AddrPort]Counters // a second
 	dir       string
 }
 
 func newWorld(t testing.TB, config string) *world {
 	t.Helper()
-	w := &world{t: t, now: time.Now(), ipvs: &fakeIPVS{}, addresses: &fakeAddresses{held: keepalived.Held{}}, captures: &fakeCaptures{}, load: make(map[netip.AddrPort]Counters), dir: t.TempDir()}
+	w := &world{t: t, now: time.Now(), ipvs: &fakeIPVS{}, addresses: &fakeAddresses{held: keepalived.Held{}}, captures: &fakeCaptures{}, host: &fakeHost{}, load: make(map[netip.AddrPort]Counters), dir: t.TempDir()}
 	w.table = &fakeTable{now: func() time.Time { return w.now }}
 	w.configure(config)
 	w.start()
@@ -175,7 +179,7 @@ func (w *world) start() {
 	w.Daemon = New(Options{
 		Version: "test", ConfigFile: filepath.Join(w.dir, "lvsguard.yaml"), StateDir: filepath.Join(w.dir, "state"),
 		HookSocket: filepath.Join(w.dir, "run", "hook.sock"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Kernel: Kernel{IPVS: w.ipvs, OpenTable: w.table.open, Addresses: w.addresses, OpenHandshakes: w.captures.open},
+		Kernel: Kernel{IPVS: w.ipvs, OpenTable: w.table.open, Addresses: w.addresses, OpenHandshakes: w.captures.open, Host: w.host.kernel()},
 		Ready:  func() {}, Alive: func() {},
 	})
 	if err := w.Open(); err != nil {

@@ -33,6 +33,10 @@ const (
 	EventSource  Event = "source"  // something cannot be read, or can again
 	EventPause   Event = "pause"   // automatic drops pause
 	EventLost    Event = "lost"    // entries before this one could not be written
+
+	EventPressure Event = "pressure" // a resource crossed a threshold
+	EventKernel   Event = "kernel"   // the kernel says that something has overflowed, or acts against it
+	EventHealth   Event = "health"   // keepalived's health check changed its mind about a server
 )
 
 // An Entry is one line of the journal. Which fields are set depends on the
@@ -48,6 +52,14 @@ type Entry struct {
 	By       string    `json:"by,omitempty"` // auto, prearm, or an operator by user and process
 	Reason   string    `json:"reason,omitempty"`
 	Figures  *Figures  `json:"figures,omitempty"`
+
+	Resource string   `json:"resource,omitempty"` // of EventPressure: its name
+	Kind     string   `json:"kind,omitempty"`     // a [pressure.Kind], or of EventKernel a [pressure.EventKind]
+	Share    *float64 `json:"share,omitempty"`
+	FullIn   *float64 `json:"full_in_seconds,omitempty"`
+	Subject  string   `json:"subject,omitempty"` // of EventKernel: what it happened to
+	Count    uint64   `json:"count,omitempty"`   // of EventKernel: how many since its last entry
+	Server   string   `json:"server,omitempty"`  // of EventHealth: the real server
 }
 
 // A Journal keeps what happened, one JSON object a line, in a bounded number

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lvsguard/lvsguard/capture/handshake"
+	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/ipvs"
 	"github.com/lvsguard/lvsguard/keepalived"
 	"github.com/lvsguard/lvsguard/nft"
@@ -19,12 +20,40 @@ type Kernel struct {
 	Addresses Addresses
 	// OpenHandshakes is nil where none are to be watched.
 	OpenHandshakes func(HandshakesConfig, []handshake.Service) (Handshakes, error)
+	Host           Host
+}
+
+// Host is what the guard reads of the host itself. What is nil is not read.
+type Host struct {
+	Monitor       Monitor
+	OpenSockets   func() (SocketReader, error)
+	OpenKernelLog func() (KernelLog, error)
+}
+
+// Monitor is what the guard needs of [pressure.Monitor].
+type Monitor interface {
+	Sample(time.Time, pressure.Given) pressure.Sample
+	SetThresholds(pressure.Thresholds)
+}
+
+// SocketReader is what the guard needs of [pressure.SocketReader].
+type SocketReader interface {
+	Read(context.Context, pressure.SocketsAsk) pressure.Sockets
+	Close() error
+}
+
+// KernelLog is what the guard needs of [pressure.KernelLog].
+type KernelLog interface {
+	Events(time.Time) ([]pressure.Event, error)
+	Lost() uint64
+	Close() error
 }
 
 // IPVS is what the guard needs of [ipvs.Client].
 type IPVS interface {
 	Services(context.Context) ([]ipvs.Service, error)
 	Census(context.Context, ipvs.CensusConfig) (ipvs.Census, error)
+	Defence() (ipvs.Defence, error)
 }
 
 // Table is what the guard needs of [nft.Table].

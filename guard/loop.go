@@ -51,7 +51,7 @@ func (d *Daemon) Run(ctx context.Context, tasks ...func(context.Context) error) 
 			}
 		})
 	})
-	if path := d.cfg.Keepalived.FIFO; path != "" {
+	if path := d.cfg.Keepalived.FIFO; path != "" && d.cfg.Role == RoleDirector {
 		fifo := keepalived.FIFO{Path: path}
 		g.Go(func() error {
 			return fifo.Run(ctx,
@@ -99,6 +99,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 			d.look(time.Now())
 		case e := <-d.events:
 			d.roles.report(e)
+			d.noteHealth(time.Now(), e)
 			d.look(time.Now())
 		case err := <-d.gaps:
 			d.gap(time.Now(), err)
@@ -115,7 +116,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 func (d *Daemon) tick(ctx context.Context, now time.Time) {
 	unknown := make(map[Source]string)
 	served := d.readIPVS(ctx, now, unknown)
-	if d.roles.changed() {
+	if d.cfg.Role == RoleDirector && d.roles.changed() {
 		d.readRoles()
 	}
 	roleChanges := d.readHeld(now, unknown)
@@ -129,13 +130,16 @@ func (d *Daemon) tick(ctx context.Context, now time.Time) {
 		}
 	}
 	figures, captured := d.readHandshakes(ctx, now, services, unknown)
+	pressed := d.readPressure(ctx, now, served, unknown)
+	sockets := d.readSockets(ctx, unknown)
 	d.noteUnknown(now, unknown)
 	d.sample = Sample{
 		Time: now, Services: services, Counters: counters, Roles: d.roles.list(),
-		Handshakes: figures, Capture: captured, Unknown: unknown,
+		Handshakes: figures, Capture: captured, Pressure: pressed, Sockets: sockets, Unknown: unknown,
 	}
 	d.verdicts = d.detector.Evaluate(now, d.sample)
 	d.noteRoles(now, roleChanges)
+	d.noteHealthLeftOut(now)
 	d.noteVerdicts(now)
 	d.apply(now, d.policy.Decide(now, d.verdicts))
 	d.tickTook = time.Since(now)
@@ -175,11 +179,17 @@ func (d *Daemon) gap(now time.Time, err error) {
 }
 
 func (d *Daemon) readRoles() {
+	if d.cfg.Role == RoleHost {
+		return
+	}
 	d.roles.load(d.cfg.Keepalived)
 	d.roster.named = namedServices(d.roles.conf)
 }
 
 func (d *Daemon) readIPVS(ctx context.Context, now time.Time, unknown map[Source]string) []ipvs.Service {
+	if d.cfg.Role == RoleHost {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	served, err := d.opts.Kernel.IPVS.Services(ctx)
@@ -196,6 +206,9 @@ func (d *Daemon) readIPVS(ctx context.Context, now time.Time, unknown map[Source
 
 func (d *Daemon) readHeld(now time.Time, unknown map[Source]string) []roleChange {
 	delete(unknown, SourceRoles)
+	if d.cfg.Role == RoleHost {
+		return nil
+	}
 	held, err := d.opts.Kernel.Addresses.Held()
 	switch {
 	case err != nil:
@@ -210,7 +223,10 @@ func (d *Daemon) readHeld(now time.Time, unknown map[Source]string) []roleChange
 const whyRemoved = "the table was removed by an operator; lvsguard rules install brings it back"
 
 func (d *Daemon) readCounters(now time.Time, unknown map[Source]string) map[netip.AddrPort]Counters {
-	if d.removed {
+	switch {
+	case d.table == nil:
+		return nil
+	case d.removed:
 		unknown[SourceNft] = whyRemoved
 		return nil
 	}
@@ -235,7 +251,7 @@ func (d *Daemon) readCounters(now time.Time, unknown map[Source]string) map[neti
 // readCensus samples the connection table: at every tick when it could hold a
 // half-open flood, now and then when not.
 func (d *Daemon) readCensus(ctx context.Context, now time.Time, served []ipvs.Service, unknown map[Source]string) {
-	if unknown[SourceIPVS] != "" {
+	if unknown[SourceIPVS] != "" || d.cfg.Role == RoleHost {
 		d.census = ipvs.Census{}
 		return
 	}
@@ -267,7 +283,7 @@ func (d *Daemon) readCensus(ctx context.Context, now time.Time, served []ipvs.Se
 // keepTable makes the table what it should be, after changes of the services
 // and after somebody else's.
 func (d *Daemon) keepTable(now time.Time, want []netip.AddrPort) {
-	if d.removed {
+	if d.removed || d.table == nil {
 		return
 	}
 	if d.ensured != nil {
@@ -363,7 +379,7 @@ func (d *Daemon) push(now time.Time) {
 			delete(d.pending, at)
 		}
 	}
-	if len(d.pending) == 0 || d.removed {
+	if len(d.pending) == 0 || d.removed || d.table == nil {
 		clear(d.pending)
 		return
 	}

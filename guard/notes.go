@@ -2,7 +2,11 @@ package guard
 
 import (
 	"cmp"
+	"context"
+	"log/slog"
 	"time"
+
+	"github.com/lvsguard/lvsguard/guard/pressure"
 )
 
 // This file says what happened: to the journal and to the log.
@@ -47,9 +51,32 @@ func (d *Daemon) noteLease(now time.Time, a Action) {
 	d.note(now, e)
 }
 
+func (d *Daemon) notePressure(now time.Time, changes []pressure.Change) {
+	for _, c := range changes {
+		level := slog.LevelInfo
+		if c.To != pressure.LevelOK {
+			level = slog.LevelWarn
+		}
+		d.opts.Log.Log(context.Background(), level, "pressure", "resource", c.Resource, "from", c.From, "to", c.To, "reason", c.Reason)
+		d.note(now, Entry{
+			Event: EventPressure, Resource: c.Resource, Kind: string(c.Kind), From: string(c.From), To: string(c.To),
+			Share: c.Share, FullIn: c.FullIn, Reason: c.Reason,
+		})
+	}
+}
+
+func (d *Daemon) noteEvents(now time.Time, events []pressure.Event) {
+	for _, e := range events {
+		d.opts.Log.Warn("kernel", "kind", e.Kind, "subject", e.Subject, "count", e.Count, "text", e.Text)
+		d.note(now, Entry{Event: EventKernel, Kind: string(e.Kind), Subject: e.Subject, Count: e.Count, Reason: e.Text})
+	}
+}
+
 // noteUnknown tells when a source falls silent and when it speaks again.
 func (d *Daemon) noteUnknown(now time.Time, unknown map[Source]string) {
-	for _, src := range []Source{SourceIPVS, SourceNft, SourceCensus, SourceRoles, SourceCapture} {
+	for _, src := range []Source{
+		SourceIPVS, SourceNft, SourceCensus, SourceRoles, SourceCapture, SourcePressure, SourceSockets, SourceKernelLog,
+	} {
 		why, was := unknown[src], d.unknownWas[src]
 		switch {
 		case why != "" && was == "":

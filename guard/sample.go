@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lvsguard/lvsguard/capture/handshake"
+	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/ipvs"
 	"github.com/lvsguard/lvsguard/keepalived"
 )
@@ -22,7 +23,10 @@ type Sample struct {
 	// nil, as Capture is, where none are watched.
 	Handshakes []handshake.Figures `json:"handshakes,omitempty"`
 	Capture    *Capture            `json:"capture,omitempty"`
-	Unknown    map[Source]string   `json:"unknown,omitempty"`
+	// Pressure is without the counters, of which it has the troubles.
+	Pressure *pressure.Sample  `json:"pressure,omitempty"`
+	Sockets  *SocketsSummary   `json:"sockets,omitempty"`
+	Unknown  map[Source]string `json:"unknown,omitempty"`
 }
 
 // A Source is one of the places that a Sample is read from.
@@ -30,11 +34,14 @@ type Source string
 
 // The sources of a Sample.
 const (
-	SourceIPVS    Source = "ipvs"
-	SourceNft     Source = "nft"
-	SourceCensus  Source = "census"
-	SourceRoles   Source = "keepalived"
-	SourceCapture Source = "capture"
+	SourceIPVS      Source = "ipvs"
+	SourceNft       Source = "nft"
+	SourceCensus    Source = "census"
+	SourceRoles     Source = "keepalived"
+	SourceCapture   Source = "capture"
+	SourcePressure  Source = "pressure"
+	SourceSockets   Source = "sockets"
+	SourceKernelLog Source = "kernel_log"
 )
 
 // A Service is one virtual service in a Sample.

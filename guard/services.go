@@ -154,18 +154,7 @@ func namedServices(conf keepalived.Config) []ipvs.Key {
 	var keys []ipvs.Key
 	for _, vs := range conf.VirtualServers {
 		for _, at := range vs.Members {
-			k := ipvs.Key{Addr: at.Addr, Mark: at.Mark}
-			if at.Mark == 0 {
-				switch at.Protocol {
-				case "udp":
-					k.Protocol = ipvs.UDP
-				case "sctp":
-					k.Protocol = ipvs.SCTP
-				default:
-					k.Protocol = ipvs.TCP
-				}
-			}
-			keys = append(keys, k)
+			keys = append(keys, keyOf(at))
 		}
 	}
 	return keys

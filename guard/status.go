@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/lvsguard/lvsguard/capture/handshake"
+	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/ipvs"
 )
 
@@ -19,6 +20,7 @@ type Status struct {
 	PausedUntil *time.Time      `json:"automatic_paused_until"`
 	ConfigFile  *string         `json:"config_file"`
 	ConfigError *string         `json:"config_error"`
+	Role        HostRole        `json:"role"`
 	Roles       []RoleStatus    `json:"roles"`
 	Services    []ServiceStatus `json:"services"`
 	Total       Figures         `json:"total"`
@@ -26,8 +28,11 @@ type Status struct {
 	// first is everything, the others are the filters.
 	Capture    *Capture            `json:"capture"`
 	Handshakes []handshake.Figures `json:"handshakes"`
-	Journal    JournalHealth       `json:"journal"`
-	Unknown    map[Source]string   `json:"unknown"`
+	// Pressure and Sockets are null where they are not watched.
+	Pressure *PressureStatus   `json:"pressure"`
+	Sockets  *SocketsSummary   `json:"sockets"`
+	Journal  JournalHealth     `json:"journal"`
+	Unknown  map[Source]string `json:"unknown"`
 	// TickMillis is how long the last look at everything took.
 	TickMillis float64 `json:"tick_milliseconds"`
 }
@@ -41,6 +46,28 @@ const (
 	ModeFromConfig  ModeFrom = "config"
 	ModeFromToggle  ModeFrom = "toggle"
 )
+
+// PressureStatus is a PressureReport without its details: of accept queues only
+// those that are not ok.
+type PressureStatus struct {
+	Resources []pressure.Resource `json:"resources"` // the worst first
+	Troubles  []pressure.Trouble  `json:"troubles"`
+	Events    []pressure.Event    `json:"events"`
+	Advice    []pressure.Finding  `json:"advice"`
+}
+
+func newPressureStatus(r *PressureReport) *PressureStatus {
+	if r.Time.IsZero() {
+		return nil
+	}
+	s := &PressureStatus{Troubles: r.Troubles, Events: r.Events, Advice: r.Advice}
+	for _, resource := range r.Resources {
+		if resource.Kind != pressure.KindAcceptQueue || resource.Level != pressure.LevelOK {
+			s.Resources = append(s.Resources, resource)
+		}
+	}
+	return s
+}
 
 // RoleStatus is a VRRP instance in a Status.
 type RoleStatus struct {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/guard/serve"
 	"github.com/lvsguard/lvsguard/ipvs"
 	"github.com/lvsguard/lvsguard/keepalived"
@@ -54,6 +55,7 @@ func (a *app) guard(ctx context.Context, file string) error {
 			OpenHandshakes: func(cfg guard.HandshakesConfig, services []handshake.Service) (guard.Handshakes, error) {
 				return openHandshakes(cfg, services, log)
 			},
+			Host: thisHost(),
 		},
 		Ready: func() { tellSystemd(log, daemon.SdNotifyReady) },
 		Alive: func() { tellSystemd(log, daemon.SdNotifyWatchdog) },
@@ -81,6 +83,27 @@ func (a *app) guard(ctx context.Context, file string) error {
 	err = d.Run(ctx, tasks...)
 	tellSystemd(log, daemon.SdNotifyStopping)
 	return err
+}
+
+// thisHost is what is read of this host itself.
+func thisHost() guard.Host {
+	return guard.Host{
+		Monitor: pressure.New(pressure.Config{}),
+		OpenSockets: func() (guard.SocketReader, error) {
+			r, err := pressure.OpenSockets(pressure.SocketsConfig{})
+			if err != nil {
+				return nil, err // not a nil *pressure.SocketReader
+			}
+			return r, nil
+		},
+		OpenKernelLog: func() (guard.KernelLog, error) {
+			l, err := pressure.OpenKernelLog("")
+			if err != nil {
+				return nil, err
+			}
+			return l, nil
+		},
+	}
 }
 
 func openTable(cfg nft.Config) (guard.Table, error) {

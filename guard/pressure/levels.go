@@ -117,6 +117,10 @@ func NewLevels(t Thresholds) *Levels {
 	return &Levels{thresholds: t, state: make(map[string]*levelState)}
 }
 
+// SetThresholds changes the thresholds and keeps the levels, which move at the
+// next Evaluate.
+func (l *Levels) SetThresholds(t Thresholds) { l.thresholds = t }
+
 // Evaluate says which resources have changed their level. Upwards a change is
 // told at once, downwards after Hold. A resource that is not known keeps its
 // level: that is not known to be over. One that is not there any more, as the

@@ -100,6 +100,9 @@ func New(cfg Config) *Monitor {
 	return &Monitor{cfg: cfg, files: files{root: cfg.Root}}
 }
 
+// SetThresholds changes what decides the level of a resource.
+func (m *Monitor) SetThresholds(t Thresholds) { m.cfg.Thresholds = t }
+
 // Sample reads everything. Rates are known from the second call on: a caller
 // without a daemon takes two samples a second apart.
 func (m *Monitor) Sample(now time.Time, given Given) Sample {

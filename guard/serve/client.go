@@ -50,6 +50,18 @@ func (c *Client) Status(ctx context.Context) (*guard.Status, error) {
 	return s, c.ask(ctx, http.MethodGet, "/v1/status", nil, s)
 }
 
+// Pressure returns what the guard last saw of its host's pressure.
+func (c *Client) Pressure(ctx context.Context) (*guard.PressureReport, error) {
+	r := new(guard.PressureReport)
+	return r, c.ask(ctx, http.MethodGet, "/v1/pressure", nil, r)
+}
+
+// Sockets returns what the guard last saw of its host's TCP sockets.
+func (c *Client) Sockets(ctx context.Context) (*guard.SocketsReport, error) {
+	r := new(guard.SocketsReport)
+	return r, c.ask(ctx, http.MethodGet, "/v1/sockets", nil, r)
+}
+
 // Do has the guard carry out a command.
 func (c *Client) Do(ctx context.Context, cmd guard.Command) (guard.Result, error) {
 	text, err := json.Marshal(cmd)

@@ -1,7 +1,7 @@
 // Package serve is what people and programs read from a running guard.
 //
-// The control socket speaks HTTP over a Unix socket: GET /v1/status, and POST
-// /v1/command for root. Who asks is told by the kernel (SO_PEERCRED), not by
+// The control socket speaks HTTP over a Unix socket: GET /v1/status, /v1/pressure
+// and /v1/sockets, and POST /v1/command for root. Who asks is told by the kernel (SO_PEERCRED), not by
 // what is sent.
 package serve
 
@@ -29,6 +29,8 @@ import (
 // Guard is what is served.
 type Guard interface {
 	Status() *guard.Status
+	Pressure() *guard.PressureReport
+	Sockets() *guard.SocketsReport
 	Do(ctx context.Context, c guard.Command, who string) (guard.Result, error)
 }
 
@@ -133,6 +135,8 @@ func removeStale(path, what string) error {
 func (c *Control) Run(ctx context.Context, g Guard) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, g.Status()) })
+	mux.HandleFunc("GET /v1/pressure", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, g.Pressure()) })
+	mux.HandleFunc("GET /v1/sockets", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, g.Sockets()) })
 	mux.HandleFunc("POST /v1/command", func(w http.ResponseWriter, r *http.Request) { command(w, r, g) })
 	srv := &http.Server{
 		Handler:           mux,

@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/ipvs"
 )
 
@@ -98,11 +99,15 @@ func needRoot(t *testing.T) {
 
 // fakeGuard answers as told.
 type fakeGuard struct {
-	status *guard.Status
-	do     func(context.Context, guard.Command, string) (guard.Result, error)
+	status   *guard.Status
+	pressure *guard.PressureReport
+	sockets  *guard.SocketsReport
+	do       func(context.Context, guard.Command, string) (guard.Result, error)
 }
 
-func (g fakeGuard) Status() *guard.Status { return g.status }
+func (g fakeGuard) Status() *guard.Status           { return g.status }
+func (g fakeGuard) Pressure() *guard.PressureReport { return g.pressure }
+func (g fakeGuard) Sockets() *guard.SocketsReport   { return g.sockets }
 func (g fakeGuard) Do(ctx context.Context, c guard.Command, who string) (guard.Result, error) {
 	return g.do(ctx, c, who)
 }
@@ -193,6 +198,44 @@ func TestStatusComesThrough(t *testing.T) {
 	}
 	if diff := cmp.Diff(g.status, got, cmpopts.EquateComparable(ipvs.Key{})); diff != "" {
 		t.Errorf("status (-sent +received):\n%s", diff)
+	}
+}
+
+func TestPressureAndSocketsComeThrough(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	g := obliging()
+	g.pressure = &guard.PressureReport{
+		Sample: pressure.Sample{
+			Time:      at,
+			Resources: []pressure.Resource{{Kind: pressure.KindLowMemory, Name: "low memory", Used: new(uint64(7)), Level: pressure.LevelCritical, Unknown: map[string]string{"limit": "why"}}},
+			Counters:  []pressure.Counter{{Name: "TcpRetransSegs", Total: 1 << 63, PerSecond: new(1.5)}},
+			Unknown:   map[string]string{"sockets": "why"},
+		},
+		Events: []pressure.Event{{Time: at, Kind: pressure.EventOOMKill, Subject: "nginx", Text: "…", Count: 2}},
+		Advice: []pressure.Finding{{Severity: pressure.LevelWarning, What: "…"}}, LostRecords: 3,
+	}
+	g.sockets = &guard.SocketsReport{
+		Time: &at, Interval: new(10.5),
+		Sockets: pressure.Sockets{
+			Listeners:   []pressure.Listener{{Name: "[::]:80", Sockets: 1, Queue: 9, Limit: 8, Highest: 9}},
+			Connections: &pressure.Connections{In: pressure.Group{Connections: 5, States: pressure.States{pressure.StateTimeWait: 5}}, Remotes: []pressure.Series{{Name: pressure.SeriesNonlocal}}},
+			Took:        1.25,
+		},
+	}
+	client := NewClient(serveOn(t, g))
+	p, err := client.Pressure(soon(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(g.pressure, p); diff != "" {
+		t.Errorf("pressure (-sent +received):\n%s", diff)
+	}
+	s, err := client.Sockets(soon(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(g.sockets, s); diff != "" {
+		t.Errorf("sockets (-sent +received):\n%s", diff)
 	}
 }
 
@@ -622,7 +665,9 @@ func TestConnectionsAreBounded(t *testing.T) {
 
 type statusFunc func() *guard.Status
 
-func (f statusFunc) Status() *guard.Status { return f() }
+func (f statusFunc) Status() *guard.Status         { return f() }
+func (statusFunc) Pressure() *guard.PressureReport { return nil }
+func (statusFunc) Sockets() *guard.SocketsReport   { return nil }
 func (statusFunc) Do(context.Context, guard.Command, string) (guard.Result, error) {
 	return guard.Result{}, nil
 }
