@@ -18,6 +18,8 @@ type Job struct {
 	Modules []string
 	// Commands run one after the other, whatever the status of those before.
 	Commands []Command
+	// Above says that there is a share named above, to be laid over the host's root.
+	Above bool
 	// Output is the one directory, by its name on both sides, that the guest shares with the host for writing.
 	Output string
 	// Terminal is nil when no person is watching: the guest then hands bytes on as they are.

@@ -14,30 +14,31 @@ import (
 
 // A Kernel is an installed kernel that a guest can boot.
 type Kernel struct {
-	Image   string // /boot/vmlinuz-VERSION
-	Release string // names its directory under /lib/modules
+	Root    string // where its package is installed, or unpacked
+	Image   string // ROOT/boot/vmlinuz-VERSION
+	Release string // names its directory under ROOT/lib/modules
 }
 
-// newestKernel finds the kernel that Debian's linux-image package installed last.
-func newestKernel() (Kernel, error) {
-	images, err := filepath.Glob("/boot/vmlinuz-*")
+// newestKernel finds the kernel that Debian's linux-image package installed last below a root.
+func newestKernel(root string) (Kernel, error) {
+	images, err := filepath.Glob(filepath.Join(root, "boot/vmlinuz-*"))
 	if err != nil {
 		return Kernel{}, err
 	}
 	var newest Kernel
 	var installed int64
 	for _, image := range images {
-		release := strings.TrimPrefix(image, "/boot/vmlinuz-")
-		modules, err := os.Stat(filepath.Join("/lib/modules", release, "modules.dep"))
+		release := strings.TrimPrefix(filepath.Base(image), "vmlinuz-")
+		modules, err := os.Stat(filepath.Join(root, "lib/modules", release, "modules.dep"))
 		if err != nil {
 			continue // an image whose modules are gone cannot reach its root
 		}
 		if at := modules.ModTime().UnixNano(); at > installed {
-			newest, installed = Kernel{Image: image, Release: release}, at
+			newest, installed = Kernel{Root: root, Image: image, Release: release}, at
 		}
 	}
 	if newest == (Kernel{}) {
-		return Kernel{}, fmt.Errorf("no kernel with modules under /boot and /lib/modules: apt-get install linux-image-amd64")
+		return Kernel{}, fmt.Errorf("no kernel with modules in boot and lib/modules of %s: make setup", root)
 	}
 	return newest, nil
 }
@@ -47,7 +48,7 @@ func newestKernel() (Kernel, error) {
 func (k Kernel) modules(ctx context.Context, names ...string) ([]string, error) {
 	var files []string
 	for _, name := range names {
-		out, err := exec.CommandContext(ctx, "/sbin/modprobe", "--set-version", k.Release, "--show-depends", name).Output()
+		out, err := exec.CommandContext(ctx, "/sbin/modprobe", "--dirname", k.Root, "--set-version", k.Release, "--show-depends", name).Output()
 		if err != nil {
 			return nil, fmt.Errorf("module %s of kernel %s: %w", name, k.Release, err)
 		}

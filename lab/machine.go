@@ -21,13 +21,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// An Arch is what a guest's kernel and programs are made for, by Go's name.
+type Arch string
+
+// The architectures of guests.
+const (
+	AMD64 Arch = "amd64"
+	// I386 is Debian's 32-bit kernel with high memory. As on any such machine only a part of the memory is low; here it is
+	// a smaller one than elsewhere, so that a flood that an emulated machine can bear is able to exhaust it.
+	I386 Arch = "386"
+)
+
 // Config is a machine to be. Only Commands must be given.
 type Config struct {
+	Arch     Arch // AMD64 if empty
 	Commands []Command
 	Output   string // absolute name of an existing directory, the same on both sides; "": a temporary one
 	Accel    string // QEMU's accelerator: tcg (if empty) or kvm
 	CPUs     int    // 0: 2
-	MemoryMB int    // 0: 2048
+	MemoryMB int    // 0: 2048, of which I386 has 200 low
 
 	// Stdin and Stdout are the commands' standard files. If both are terminals, the guest's console becomes one as well,
 	// and what is typed, Ctrl-C included, goes there.
@@ -63,15 +75,22 @@ func Run(ctx context.Context, config Config) (status int, err error) {
 		return 0, err
 	}
 
-	kernel, err := newestKernel()
+	// A 32-bit guest has the host's root as well, below its own.
+	root := "/"
+	if config.Arch == I386 {
+		if root, err = i386Root(ctx); err != nil {
+			return 0, err
+		}
+	}
+	kernel, err := newestKernel(root)
 	if err != nil {
 		return 0, err
 	}
 	terminal, restore := terminalOf(config.Stdin, config.Stdout)
 	defer restore()
 	initrd := filepath.Join(work, "initrd")
-	job := Job{Modules: guestModules, Commands: config.Commands, Output: config.Output, Terminal: terminal}
-	if err := writeInitramfs(ctx, initrd, kernel, job); err != nil {
+	job := Job{Modules: guestModules, Commands: config.Commands, Output: config.Output, Terminal: terminal, Above: root != "/"}
+	if err := writeInitramfs(ctx, initrd, config.Arch, kernel, job); err != nil {
 		return 0, fmt.Errorf("build initramfs: %w", err)
 	}
 
@@ -118,28 +137,37 @@ func arguments(config Config, kernel Kernel, initrd, kernelLog string) []string 
 		// QEMU reads a doubled comma as one.
 		return "local,mount_tag=" + tag + ",path=" + strings.ReplaceAll(path, ",", ",,") + ",security_model=none,multidevs=remap" + more
 	}
-	return []string{
+	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-accel", accel, "-cpu", "max", "-smp", strconv.Itoa(or(config.CPUs, 2)), "-m", strconv.Itoa(or(config.MemoryMB, 2048)),
 		"-kernel", kernel.Image, "-initrd", initrd,
-		"-append", strings.Join(kernelOptions(), " "),
+		"-append", strings.Join(kernelOptions(config.Arch), " "),
 		"-serial", "file:" + kernelLog,
 		"-chardev", "stdio,id=console,signal=off",
 		"-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console",
 		"-virtfs", share("host", "/", ",readonly=on"),
 		"-virtfs", share("output", config.Output, ""),
 	}
+	if kernel.Root != "/" {
+		args = append(args, "-virtfs", share("above", kernel.Root, ",readonly=on"))
+	}
+	return args
 }
 
 // kernelOptions make the kernel talk to the console and end at its first panic, and spare an emulated machine what costs
 // time there.
-func kernelOptions() []string {
-	return []string{
+func kernelOptions(arch Arch) []string {
+	options := []string{
 		"console=ttyS0", "quiet", "panic=-1",
 		"mitigations=off", "nokaslr", "nowatchdog", "init_on_alloc=0",
 		"no_timer_check",           // on a busy host the timer comes too late for the check, which panics
 		"rcupdate.rcu_expedited=1", // network namespaces come and go in a fraction of the time
 	}
+	if arch == I386 {
+		// What is kept for virtual addresses of the kernel's is not there for low memory.
+		options = append(options, "vmalloc=800M")
+	}
+	return options
 }
 
 func or(value, standard int) int {
@@ -150,9 +178,9 @@ func or(value, standard int) int {
 }
 
 // writeInitramfs writes the smallest system that reaches the host's root: init, its job, and modules.
-func writeInitramfs(ctx context.Context, name string, kernel Kernel, job Job) error {
+func writeInitramfs(ctx context.Context, name string, arch Arch, kernel Kernel, job Job) error {
 	program := name + ".init"
-	if err := Build(ctx, program, "github.com/lvsguard/lvsguard/lab/init"); err != nil {
+	if err := Build(ctx, arch, program, "github.com/lvsguard/lvsguard/lab/init"); err != nil {
 		return err
 	}
 	files, err := kernel.modules(ctx, rootModules...)
@@ -183,18 +211,33 @@ func writeInitramfs(ctx context.Context, name string, kernel Kernel, job Job) er
 }
 
 // Build compiles a main package, statically, as whatever runs in a guest is compiled.
-func Build(ctx context.Context, output, pkg string) error {
-	return goTool(ctx, "build", "-o", output, pkg)
+func Build(ctx context.Context, arch Arch, output, pkg string) error {
+	return goTool(ctx, arch, "build", "-o", output, pkg)
 }
 
 // BuildTests compiles a package's tests, those behind the build tag lab included. A package without tests leaves no file.
-func BuildTests(ctx context.Context, output, pkg string) error {
-	return goTool(ctx, "test", "-c", "-tags", "lab", "-o", output, pkg)
+func BuildTests(ctx context.Context, arch Arch, output, pkg string) error {
+	return goTool(ctx, arch, "test", "-c", "-tags", "lab", "-o", output, pkg)
 }
 
-func goTool(ctx context.Context, args ...string) error {
+func goTool(ctx context.Context, arch Arch, verb string, args ...string) error {
+	args = append([]string{verb}, args...)
+	environment := append(os.Environ(), "CGO_ENABLED=0")
+	if arch == I386 {
+		root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+		if err != nil {
+			return fmt.Errorf("go list -m: %w", err)
+		}
+		directory := strings.TrimSpace(string(root))
+		// The Makefile says why it takes another go.mod.
+		if err := output(ctx, "make", "--silent", "--directory", directory, "bin/386.mod"); err != nil {
+			return err
+		}
+		args = append([]string{verb, "-modfile", filepath.Join(directory, "bin/386.mod")}, args[1:]...)
+		environment = append(environment, "GOARCH=386")
+	}
 	tool := exec.CommandContext(ctx, "go", args...)
-	tool.Env = append(os.Environ(), "CGO_ENABLED=0")
+	tool.Env = environment
 	if out, err := tool.CombinedOutput(); err != nil {
 		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
 	}

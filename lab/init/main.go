@@ -35,7 +35,7 @@ func run() error {
 			return err
 		}
 	}
-	if err := enterRoot(job.Output); err != nil {
+	if err := enterRoot(job); err != nil {
 		return err
 	}
 	if err := loopbackUp(); err != nil {
@@ -90,14 +90,21 @@ type mount struct {
 // enterRoot lays an overlay over the host's root, mounts there what a running system has, and makes it this process's
 // root. 9p's cache=loose is safe for the root, which nobody changes under a guest's feet; the output must reach the
 // host at once and has none.
-func enterRoot(output string) error {
+func enterRoot(job lab.Job) error {
 	const p9 = "trans=virtio,version=9p2000.L,msize=512000"
 	const root = "/root"
+	layers := "/host"
 	mounts := []mount{
 		{"devtmpfs", "/dev", "devtmpfs", 0, ""},
 		{"host", "/host", "9p", unix.MS_RDONLY, p9 + ",cache=loose"},
+	}
+	if job.Above {
+		layers = "/above:/host"
+		mounts = append(mounts, mount{"above", "/above", "9p", unix.MS_RDONLY, p9 + ",cache=loose"})
+	}
+	mounts = append(mounts, []mount{
 		{"tmpfs", "/writes", "tmpfs", 0, "size=50%"},
-		{"overlay", root, "overlay", 0, "lowerdir=/host,upperdir=/writes/upper,workdir=/writes/work"},
+		{"overlay", root, "overlay", 0, "lowerdir=" + layers + ",upperdir=/writes/upper,workdir=/writes/work"},
 		{"proc", root + "/proc", "proc", 0, ""},
 		{"sysfs", root + "/sys", "sysfs", 0, ""},
 		{"cgroup2", root + "/sys/fs/cgroup", "cgroup2", 0, ""},
@@ -105,8 +112,8 @@ func enterRoot(output string) error {
 		{"devpts", root + "/dev/pts", "devpts", 0, ""},
 		{"tmpfs", root + "/dev/shm", "tmpfs", 0, ""},
 		{"tmpfs", root + "/run", "tmpfs", 0, ""},
-		{"output", root + output, "9p", 0, p9},
-	}
+		{"output", root + job.Output, "9p", 0, p9},
+	}...)
 	for _, m := range mounts {
 		if m.kind == "overlay" {
 			// The overlay's own two directories are in the tmpfs that was mounted just before.

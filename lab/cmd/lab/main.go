@@ -31,6 +31,7 @@ Flags:
 const module = "github.com/lvsguard/lvsguard"
 
 type options struct {
+	arch                               lab.Arch
 	run, skip, variants, output, accel string
 	verbose, live, exec                bool
 	timeout                            time.Duration
@@ -39,7 +40,7 @@ type options struct {
 }
 
 func main() {
-	var o options
+	o := options{arch: lab.AMD64}
 	flag.StringVar(&o.run, "run", "", "run only the tests that match this `regexp`, as go test does")
 	flag.StringVar(&o.skip, "skip", "", "leave out the tests that match this `regexp`")
 	flag.StringVar(&o.variants, "variant", "", "run the scenarios on these site `variants` (dr4,nat4,tun4,dr6,nat6,tun6 or all), and not on their own choice")
@@ -54,6 +55,12 @@ func main() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
 	}
+	flag.Func("arch", "amd64, or 386 for Debian's 32-bit kernel, which TestAlone386… always get (default amd64)", func(name string) error {
+		if o.arch = lab.Arch(name); o.arch != lab.AMD64 && o.arch != lab.I386 {
+			return errors.New("there are amd64 and 386")
+		}
+		return nil
+	})
 	flag.Parse()
 	o.arguments = flag.Args()
 	if o.exec && len(o.arguments) == 0 {
@@ -93,7 +100,7 @@ func (o options) execute(ctx context.Context) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		return o.boot(ctx, lab.Command{Args: o.arguments, Dir: here, Env: o.environment(work)})
+		return o.boot(ctx, boot{o.arch, []lab.Command{{Args: o.arguments, Dir: here, Env: o.environment(work)}}})
 	}
 	return o.test(ctx, work)
 }
@@ -128,26 +135,36 @@ func (o options) test(ctx context.Context, work string) (int, error) {
 	case len(packages) == 0:
 		packages = []string{module + "/lab/scenario"}
 	}
-	binaries, err := compile(ctx, work, packages)
+	// What tests there are is asked of a binary that runs here.
+	binaries, err := compile(ctx, filepath.Join(work, string(lab.AMD64)), lab.AMD64, packages)
 	if err != nil {
 		return 0, err
 	}
-	var shared []lab.Command
-	boots := [][]lab.Command{nil}
+	shared := boot{arch: o.arch}
+	boots := []boot{{}}
 	for _, b := range binaries {
 		together, alone, err := b.tests(ctx, o.run, o.skip)
 		if err != nil {
 			return 0, err
 		}
 		if together {
-			shared = append(shared, o.command(b, work, o.run, either("^TestAlone", o.skip)))
+			shared.commands = append(shared.commands, o.command(b, o.arch, work, o.run, either("^TestAlone", o.skip)))
 		}
 		for _, name := range alone {
-			boots = append(boots, []lab.Command{o.command(b, work, exactly(name, o.run), o.skip)})
+			arch := o.arch
+			if strings.HasPrefix(name, "TestAlone386") {
+				arch = lab.I386
+			}
+			boots = append(boots, boot{arch, []lab.Command{o.command(b, arch, work, exactly(name, o.run), o.skip)}})
 		}
 	}
-	if boots[0] = shared; shared == nil {
+	if boots[0] = shared; shared.commands == nil {
 		boots = boots[1:]
+	}
+	if slices.ContainsFunc(boots, func(b boot) bool { return b.arch == lab.I386 }) {
+		if _, err := compile(ctx, filepath.Join(work, string(lab.I386)), lab.I386, packages); err != nil {
+			return 0, err
+		}
 	}
 	if len(boots) == 0 {
 		return 0, fmt.Errorf("no tests to run: nothing matches -run %q", o.run)
@@ -156,9 +173,9 @@ func (o options) test(ctx context.Context, work string) (int, error) {
 		fmt.Fprintln(os.Stderr, "lab: booting a site, which takes half a minute; Ctrl-C ends it")
 	}
 	status := 0
-	for i, commands := range boots {
+	for i, b := range boots {
 		began := time.Now()
-		s, err := o.boot(ctx, commands...)
+		s, err := o.boot(ctx, b)
 		if err != nil {
 			return 0, err
 		}
@@ -170,13 +187,21 @@ func (o options) test(ctx context.Context, work string) (int, error) {
 	return status, nil
 }
 
-func (o options) boot(ctx context.Context, commands ...lab.Command) (int, error) {
+// A boot is a machine's life, and what it does in it.
+type boot struct {
+	arch     lab.Arch
+	commands []lab.Command
+}
+
+func (o options) boot(ctx context.Context, b boot) (int, error) {
 	if o.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("still running after %s, see -timeout", o.timeout))
 		defer cancel()
 	}
-	config := lab.Config{Commands: commands, Output: o.output, Accel: o.accel, MemoryMB: o.memoryMB, Stdout: os.Stdout}
+	config := lab.Config{
+		Arch: b.arch, Commands: b.commands, Output: o.output, Accel: o.accel, MemoryMB: o.memoryMB, Stdout: os.Stdout,
+	}
 	if o.live || o.exec {
 		config.Stdin = os.Stdin
 	} else if !o.verbose {
@@ -187,9 +212,10 @@ func (o options) boot(ctx context.Context, commands ...lab.Command) (int, error)
 	return lab.Run(ctx, config)
 }
 
-func (o options) command(b binary, work, run, skip string) lab.Command {
+func (o options) command(b binary, arch lab.Arch, work, run, skip string) lab.Command {
+	work = filepath.Join(work, string(arch))
 	// The machine's own deadline is the one that counts: a test binary that panics loses the guest's kernel log.
-	args := []string{b.file, "-test.timeout=0", "-test.run=" + run, "-test.skip=" + skip}
+	args := []string{filepath.Join(work, filepath.Base(b.file)), "-test.timeout=0", "-test.run=" + run, "-test.skip=" + skip}
 	if !o.live {
 		args = append(args, "-test.v") // what the user did not ask for, progress takes out again
 	}
@@ -202,8 +228,11 @@ type binary struct {
 	directory string // the package's, where tests find their testdata
 }
 
-// compile builds the packages' tests, and for the lab's own packages the guard that they run.
-func compile(ctx context.Context, work string, packages []string) ([]binary, error) {
+// compile builds the packages' tests into a directory, and for the lab's own packages the guard that they run.
+func compile(ctx context.Context, into string, arch lab.Arch, packages []string) ([]binary, error) {
+	if err := os.Mkdir(into, 0o755); err != nil {
+		return nil, err
+	}
 	list := exec.CommandContext(ctx, "go", append([]string{"list", "-tags", "lab", "-f", "{{.ImportPath}} {{.Dir}}"}, packages...)...)
 	list.Stderr = os.Stderr
 	out, err := list.Output()
@@ -214,8 +243,8 @@ func compile(ctx context.Context, work string, packages []string) ([]binary, err
 	var guard bool
 	for line := range strings.Lines(string(out)) {
 		path, directory, _ := strings.Cut(strings.TrimSpace(line), " ")
-		b := binary{filepath.Join(work, strings.ReplaceAll(path, "/", "_")+".test"), directory}
-		if err := lab.BuildTests(ctx, b.file, path); err != nil {
+		b := binary{filepath.Join(into, strings.ReplaceAll(path, "/", "_")+".test"), directory}
+		if err := lab.BuildTests(ctx, arch, b.file, path); err != nil {
 			return nil, err
 		}
 		if _, err := os.Stat(b.file); errors.Is(err, os.ErrNotExist) {
@@ -227,7 +256,7 @@ func compile(ctx context.Context, work string, packages []string) ([]binary, err
 	if !guard {
 		return binaries, nil
 	}
-	return binaries, lab.Build(ctx, filepath.Join(work, "lvsguard"), module+"/cmd/lvsguard")
+	return binaries, lab.Build(ctx, arch, filepath.Join(into, "lvsguard"), module+"/cmd/lvsguard")
 }
 
 // either matches what one of two expressions does, of which the second may be empty.
