@@ -82,10 +82,24 @@ are the server's. Without a NAME, what matches is left out everywhere.`,
 	f.BoolVar(&h.json, "json", false, "print JSON at the end")
 	f.BoolVar(&h.events, "events", false, "print a line for each handshake that ends")
 	f.BoolVar(&h.tcpeek, "tcpeek", false, "print tcpeek's summary at the end")
-	c.MarkFlagsMutuallyExclusive("json", "tcpeek")
-	c.MarkFlagsMutuallyExclusive("read", "interface")
-	c.MarkFlagsMutuallyExclusive("read", "for")
 	return c
+}
+
+// check tells what of the flags does not go together.
+func (h *handshakes) check() error {
+	switch captures := len(h.files) > 0; {
+	case h.json && h.tcpeek:
+		return errors.New("--json and --tcpeek: choose one")
+	case captures && len(h.interfaces) > 0:
+		return errors.New("-r and -i: choose captures or interfaces")
+	case captures && h.duration != 0:
+		return errors.New("--for is for interfaces: captures end by themselves")
+	case !captures && len(h.local) > 0:
+		return errors.New("--local is for captures (-r): live, the host's own addresses are known")
+	case h.duration < 0:
+		return fmt.Errorf("--for %s: want a duration above 0", h.duration)
+	}
+	return nil
 }
 
 // choice is what the flags say of filters and addresses.
@@ -114,9 +128,6 @@ func (h *handshakes) choice() (handshake.Choice, error) {
 		local = append(local, p)
 	}
 	if len(local) > 0 {
-		if len(h.files) == 0 {
-			return c, usageError{errors.New("--local is for captures (-r): live, the host's own addresses are known")}
-		}
 		c.Local = func(a netip.Addr) bool {
 			for _, p := range local {
 				if p.Contains(a) {
@@ -130,6 +141,9 @@ func (h *handshakes) choice() (handshake.Choice, error) {
 }
 
 func (a *app) handshakes(ctx context.Context, h *handshakes) error {
+	if err := h.check(); err != nil {
+		return usageError{err}
+	}
 	visibility, err := handshake.ParseVisibility(h.visibility)
 	if err != nil {
 		return usageError{err}
