@@ -93,7 +93,9 @@ fuzz:
 
 ## bench: the figures of docs/performance.md
 bench: setup build
-	LVSGUARD_PRIVILEGED=1 $(GO) test -run '^$$' -bench . -benchtime 1x ./guard ./ipvs ./keepalived ./nft ./lab/flood
+	bench/setup
+	LVSGUARD_PRIVILEGED=1 $(GO) test -run '^$$' -bench . -benchtime 1x ./capture/... ./guard/... ./ipvs ./keepalived ./nft ./lab/flood ./bench/sockets
+	$(GO) run ./bench/cmd/bench
 	$(LAB) -v -run '$(FIGURES)' ./lab/scenario ./ipvs
 
 ## install: the binary, its unit, a commented configuration, keepalived's sample
