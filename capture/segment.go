@@ -118,7 +118,8 @@ type Stats struct {
 	Handed uint64
 	// Dropped are those that the kernel had no room for.
 	Dropped uint64
-	// Kinds are the Handed by what became of them.
+	// Kinds are the Handed by what became of them; from interfaces, copies and
+	// fragments that the kernel's filter kept to itself are counted with them.
 	Kinds Kinds
 }
 

@@ -78,6 +78,8 @@ func (c *HandshakesConfig) ParseFilters() ([]handshake.Filter, error) {
 type Capture struct {
 	capture.Report
 	Interfaces []string `json:"interfaces,omitempty"`
+	// Notes say what is not read of what was asked for, and why.
+	Notes []string `json:"notes,omitempty"`
 	// Filter is the kernel's: "ebpf", which hands up only what a handshake
 	// needs, or "classic", which hands up every TCP segment; and why that.
 	Filter       string `json:"kernel_filter,omitempty"`

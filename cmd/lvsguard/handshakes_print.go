@@ -114,6 +114,9 @@ func handshakeNotes(r *handshakesJSON) []string {
 	if r.Capture.Lossy() {
 		notes = append(notes, "packets were dropped: the figures are a lower bound")
 	}
+	for _, note := range r.Capture.Notes {
+		notes = append(notes, "capture: "+note)
+	}
 	if r.Capture.Filter == "classic" {
 		notes = append(notes, "the kernel's filter is the classic one, which hands up every TCP segment: "+r.Capture.FilterReason)
 	}

@@ -184,7 +184,7 @@ func someHandshakes() *handshakesJSON {
 					Packets: ptr(uint64(2000000)), Handed: 1604061, Dropped: 123456, Copies: 12,
 					Undecoded: map[string]uint64{"fragment": 3, "bad_tcp": 1},
 				},
-				Interfaces: []string{"eth0", "eth1"}, Filter: "classic", FilterReason: "CAP_BPF is missing",
+				Interfaces: []string{"eth0", "eth1"}, Notes: []string{"eth0.7 is read on eth0"}, Filter: "classic", FilterReason: "CAP_BPF is missing",
 			},
 			From: ptr(noon), To: ptr(noon.Add(86106 * time.Millisecond)),
 		},
@@ -218,5 +218,5 @@ func TestHandshakeJSONKeys(t *testing.T) {
 		filters.server_time.buckets filters.server_time.buckets.le filters.server_time.buckets.count
 		capture capture.packets capture.handed capture.dropped capture.other capture.copies
 		capture.undecoded capture.undecoded.fragment capture.undecoded.bad_tcp
-		capture.interfaces capture.kernel_filter capture.kernel_filter_reason capture.from capture.to capture.files`)
+		capture.interfaces capture.notes capture.kernel_filter capture.kernel_filter_reason capture.from capture.to capture.files`)
 }

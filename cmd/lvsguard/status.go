@@ -14,11 +14,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/guard/serve"
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	var asJSON, watch bool
+	var asJSON, watching bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "What the running guard sees: roles, services, floods, leases",
@@ -30,14 +31,14 @@ ActiveConn, InActConn, and who holds the lease and for how long.
 		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client := serve.NewClient(a.socket)
-			if watch {
-				return a.watchStatus(cmd.Context(), client, asJSON)
+			if watching {
+				return watch(cmd.Context(), a, asJSON, client.Status, func(s *guard.Status) { writeStatus(a.out, s, time.Now()) })
 			}
 			return a.showStatus(cmd.Context(), client, asJSON)
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON (with --watch, an object each second)")
-	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it anew each second, until interrupted")
+	c.Flags().BoolVarP(&watching, "watch", "w", false, "show it anew each second, until interrupted")
 	return c
 }
 
@@ -50,52 +51,6 @@ func (a *app) showStatus(ctx context.Context, client *serve.Client, asJSON bool)
 		return a.printJSON(s)
 	}
 	writeStatus(a.out, s, time.Now())
-	return nil
-}
-
-// watchStatus shows the status each second. A guard that restarts is waited
-// for: the one who watches wants to see that too.
-func (a *app) watchStatus(ctx context.Context, client *serve.Client, asJSON bool) error {
-	if _, err := client.Status(ctx); err != nil {
-		return err
-	}
-	ticks := time.NewTicker(time.Second)
-	defer ticks.Stop()
-	for {
-		s, err := client.Status(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err := a.watched(s, err, asJSON); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticks.C:
-		}
-	}
-}
-
-func (a *app) watched(s *guard.Status, err error, asJSON bool) error {
-	if asJSON {
-		if err != nil {
-			return err
-		}
-		return a.printJSON(s)
-	}
-	if isTerminal(a.out) {
-		// Home, and clear to the end: clearing first would flicker.
-		fmt.Fprint(a.out, "\x1b[H\x1b[J")
-	}
-	if err != nil {
-		fmt.Fprintf(a.out, "%v\n", err)
-		return nil
-	}
-	writeStatus(a.out, s, time.Now())
-	if !isTerminal(a.out) {
-		fmt.Fprintln(a.out)
-	}
 	return nil
 }
 
@@ -150,7 +105,36 @@ func writeStatus(w io.Writer, s *guard.Status, now time.Time) {
 			return ""
 		})
 	}
-	writeNotes(w, s)
+	writeNotes(w, s, now)
+}
+
+// pressureNotes say which resources are near their limit, and what else an
+// operator must know of this host.
+func pressureNotes(s *guard.Status, now time.Time) []string {
+	p := s.Pressure
+	if p == nil {
+		return nil
+	}
+	var notes []string
+	for _, r := range p.Resources {
+		if r.Level == pressure.LevelCritical || r.Level == pressure.LevelWarning {
+			notes = append(notes, levelWord(r.Level)+", "+r.Name+": "+r.Reason)
+		}
+	}
+	if len(p.Troubles) > 0 {
+		notes = append(notes, troubleText(p.Troubles[0])+andMore(len(p.Troubles)-1, "counters of trouble (lvsguard pressure)"))
+	}
+	if len(p.Events) > 0 {
+		notes = append(notes, eventText(p.Events[0], now)+andMore(len(p.Events)-1, "within the hour (lvsguard pressure)"))
+	}
+	return notes
+}
+
+func andMore(n int, what string) string {
+	if n <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("; and %d more %s", n, what)
 }
 
 func verdictWord(v guard.State) string {
@@ -197,8 +181,11 @@ func leaseWord(l *guard.Lease, now time.Time) string {
 
 // writeNotes says below the table what its figures cannot: why a service is
 // not calm, and what is not known.
-func writeNotes(w io.Writer, s *guard.Status) {
+func writeNotes(w io.Writer, s *guard.Status, now time.Time) {
 	var notes bytes.Buffer
+	for _, note := range pressureNotes(s, now) {
+		notes.WriteString(wrap(note, "  "))
+	}
 	var unknown []string // reasons, in their order
 	services := make(map[string][]string)
 	for _, svc := range s.Services {
@@ -233,6 +220,9 @@ func writeNotes(w io.Writer, s *guard.Status) {
 	if c := s.Capture; c != nil {
 		if c.Lossy() {
 			notes.WriteString(wrap(fmt.Sprintf("capture: %s packets dropped of %s: figures of handshakes are a lower bound", short(float64(c.Dropped)), short(float64(c.Handed+c.Dropped))), "  "))
+		}
+		for _, note := range c.Notes {
+			notes.WriteString(wrap("capture: "+note, "  "))
 		}
 		if c.FilterReason != "" {
 			notes.WriteString(wrap(fmt.Sprintf("capture: the %s filter, which hands up every TCP segment: %s", c.Filter, c.FilterReason), "  "))

@@ -99,7 +99,7 @@ func (w *wire) Figures() ([]handshake.Figures, guard.Capture, error) {
 	if err != nil {
 		return nil, guard.Capture{}, err
 	}
-	c := guard.Capture{Report: stats.Report(), Interfaces: w.live.Interfaces()}
+	c := guard.Capture{Report: stats.Report(), Interfaces: w.live.Interfaces(), Notes: w.live.Notes()}
 	c.Filter, c.FilterReason = w.live.Filter()
 	figures := w.trackers.Snapshot(w.visibility)
 	addScreened(figures, *w.services.Load(), screened)
