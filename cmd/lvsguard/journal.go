@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -16,7 +17,7 @@ func (a *app) journalCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "journal",
-		Short: "What happened: roles, verdicts, modes, leases",
+		Short: "What happened: roles, verdicts, leases, pressure, kernel",
 		Long: `Print the guard's journal, the oldest entry first. It is read from the state
 directory, with the guard alive or dead. --json prints an object a line.`,
 		Args: none,
@@ -56,8 +57,11 @@ directory, with the guard alive or dead. --json prints an object a line.`,
 
 // printEntry writes an entry in two lines: what happened to what, and why.
 func (a *app) printEntry(e guard.Entry) {
-	about := e.Service + e.Instance + string(e.Source)
-	head := fmt.Sprintf("%s %-7s ", e.Time.Local().Format("2006-01-02 15:04:05"), e.Event)
+	about := cmp.Or(e.Service+e.Instance+string(e.Source)+e.Resource, strings.TrimSpace(e.Kind+" "+e.Subject))
+	if e.Server != "" {
+		about = e.Server + " of " + about
+	}
+	head := fmt.Sprintf("%s %-8s ", e.Time.Local().Format("2006-01-02 15:04:05"), e.Event)
 	var line []string
 	if about != "" {
 		line = append(line, about)
@@ -69,6 +73,9 @@ func (a *app) printEntry(e guard.Entry) {
 		line = append(line, e.To)
 	case e.From != "":
 		line = append(line, "no longer", strings.ToLower(e.From))
+	}
+	if e.Count > 1 {
+		line = append(line, fmt.Sprintf("%d times", e.Count))
 	}
 	if e.By != "" {
 		line = append(line, "by", e.By)

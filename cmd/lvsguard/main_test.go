@@ -111,6 +111,10 @@ func TestExitStatus(t *testing.T) {
 		{"handshakes -r " + broken + " --timeout 2h", 2, "want 1ms to 1h"},
 		{"handshakes -i nosuch0 --for 1s", 1, "nosuch0"},
 		{"conns --by colour", 2, "--by colour: want state, service or source"},
+		{"pressure extra", 2, `unexpected argument "extra"`},
+		{"pressure --frobnicate", 2, "unknown flag: --frobnicate"},
+		{"sockets extra", 2, `unexpected argument "extra"`},
+		{"sockets --by colour", 2, "--by colour: want state, listen, remote or queue"},
 		{"run extra", 2, `unexpected argument "extra"`},
 		{"version extra", 2, `unexpected argument "extra"`},
 		{"rules", 2, "want one of"},
@@ -171,7 +175,7 @@ func TestExitStatus(t *testing.T) {
 func TestHelp(t *testing.T) {
 	_, top, _ := lvsguard(t, "--help")
 	for _, name := range []string{
-		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "handshakes", "notify", "journal", "config", "version",
+		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "handshakes", "pressure", "sockets", "notify", "journal", "config", "version",
 	} {
 		if !strings.Contains(top, "\n  "+name+" ") {
 			t.Errorf("the help does not list %s:\n%s", name, top)

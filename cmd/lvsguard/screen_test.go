@@ -199,6 +199,10 @@ func someJournal() []guard.Entry {
 		{Time: noon.Add(6 * time.Second), Event: guard.EventSource, Source: guard.SourceIPVS, To: "unknown", Reason: "IPVS has no virtual services"},
 		{Time: noon.Add(7 * time.Second), Event: guard.EventSource, Source: guard.SourceIPVS, From: "unknown"},
 		{Time: noon.Add(8 * time.Second), Event: guard.EventConfig, To: "refused", Reason: `/etc/lvsguard.yaml: line 3: unknown key "rte"; did you mean "rate"?`},
+		{Time: noon.Add(8 * time.Second), Event: guard.EventPressure, Resource: "low memory", Kind: "low_memory", From: "warning", To: "critical", Share: ptr(0.91), FullIn: ptr(41.0), Reason: "81.2 MB of 886 MB can still be had; at this rate it is full in 41 s"},
+		{Time: noon.Add(8 * time.Second), Event: guard.EventKernel, Kind: "ipvs_no_memory", Subject: "ip_vs_conn_new", Count: 1, Reason: "IPVS: ip_vs_conn_new: no memory"},
+		{Time: noon.Add(8 * time.Second), Event: guard.EventKernel, Kind: "conntrack_full", Count: 812, Reason: "nf_conntrack: nf_conntrack: table full, dropping packet"},
+		{Time: noon.Add(8 * time.Second), Event: guard.EventHealth, Service: "192.0.2.1:80", Server: "198.51.100.1:80", To: "DOWN", Reason: "by keepalived's health check"},
 		{Time: noon.Add(9 * time.Second), Event: guard.EventStop, Reason: "leases lapse within 1m0s"},
 	}
 }
@@ -296,7 +300,7 @@ func TestJSONKeys(t *testing.T) {
 		roles roles.instance roles.role roles.since
 		services services.service services.protocol services.forwarding services.instance services.verdict services.reason services.since
 		services.syn_per_second services.suspect_per_second services.suspect_share services.dropped_per_second services.fragments_per_second
-		capture handshakes services.completion services.handshakes
+		capture handshakes services.completion services.handshakes role pressure sockets
 		services.half_open_connections services.automatic_declined services.active_connections services.inactive_connections
 		services.lease services.lease.by services.lease.since services.lease.expires_at services.unknown services.unknown.forwarding
 		total total.syn_per_second total.suspect_per_second total.suspect_share total.dropped_per_second total.fragments_per_second total.half_open_connections
