@@ -466,7 +466,7 @@ func (t *Tracker) overdue() func(*attempt) bool {
 
 const (
 	// sweeps of the whole table that happen within one timeout.
-	sweeps = 16
+	sweeps = 8
 	// sweepMost bounds the blocks of places that are swept after some packets,
 	// so that the next ones wait for some microseconds only. When there was no
 	// packet, sweepIdle does.

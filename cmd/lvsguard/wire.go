@@ -35,7 +35,7 @@ func openWire(cfg wireConfig) (*wire, error) {
 	w.services.Store(&cfg.handshake.Choice.Services)
 	workers := cfg.workers
 	if workers == 0 {
-		workers = runtime.NumCPU()
+		workers = min(runtime.NumCPU(), guard.MaxWorkers)
 	}
 	var err error
 	w.live, err = capture.OpenLive(capture.LiveConfig{
