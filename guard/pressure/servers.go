@@ -43,13 +43,15 @@ type ServersConfig struct {
 	PasswordFile    string
 }
 
-// DefaultServerURLs are those of node_exporter, which is asked for two of its
-// collectors only (without them an answer is some thirty times as long), and of
-// lvsguard itself.
+// DefaultServerURLs are those of node_exporter and of lvsguard itself.
+// node_exporter is asked for two of its collectors only, which is a third of the
+// work for it and for us, and at last for all: it refuses to be asked for one that
+// it has been started without.
 func DefaultServerURLs() []string {
 	return []string{
 		"http://{address}:9100/metrics?collect[]=netstat&collect[]=meminfo",
 		"http://{address}:9101/metrics",
+		"http://{address}:9100/metrics",
 	}
 }
 
@@ -336,7 +338,7 @@ func (s *Servers) ask(ctx context.Context, a *asker, t *target) {
 func (s *Servers) failed(t *target, first int, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.failure, t.first = safeText(reason.Error()), first
+	t.failure, t.first = safeText(reason.Error(), 400), first
 }
 
 // answered puts down a server's figures.

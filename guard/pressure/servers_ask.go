@@ -157,6 +157,9 @@ func (a *asker) read(ctx context.Context, url string) (*reading, error) {
 // shorter takes off an error what is said elsewhere: the URL, and the addresses
 // of the connection.
 func shorter(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("it closes the connection without an answer")
+	}
 	if outer, ok := errors.AsType[*url.Error](err); ok {
 		err = outer.Err
 	}
@@ -169,15 +172,14 @@ func shorter(err error) error {
 func joinReasons(reasons []error) error {
 	var all []string
 	for _, err := range reasons {
-		all = append(all, safeText(err.Error()))
+		all = append(all, safeText(err.Error(), 150))
 	}
 	return errors.New(strings.Join(all, "; "))
 }
 
 // safeText makes text that came from elsewhere fit to be shown on a terminal:
-// what is not printed is escaped, and what is long is cut.
-func safeText(text string) string {
-	const most = 300
+// what is not printed is escaped, and what is longer than so many bytes is cut.
+func safeText(text string, most int) string {
 	var b strings.Builder
 	for i, r := range text {
 		if b.Len() >= most {

@@ -234,7 +234,8 @@ func (r *reading) server(address netip.Addr, before *reading) Server {
 		}
 		c := &ServerCount{Total: uint64(v)}
 		if before != nil && !math.IsNaN(before.values[f]) {
-			if rate, ok := perSecond(uint64(before.values[f]), c.Total, r.at.Sub(before.at)); ok {
+			const most = 1e9 // no host counts faster: it is made up, or another host's
+			if rate, ok := perSecond(uint64(before.values[f]), c.Total, r.at.Sub(before.at)); ok && rate <= most {
 				c.PerSecond = &rate
 			}
 		}
