@@ -124,6 +124,7 @@ type Config struct {
 	Journal    JournalConfig
 	Handshakes HandshakesConfig
 	Pressure   PressureConfig
+	Servers    ServersConfig
 }
 
 // wantsTable says whether there is anything to count or drop.
@@ -161,6 +162,7 @@ func DefaultConfig() *Config {
 			Capacity: handshake.DefaultCapacity, Visibility: handshake.Auto,
 		},
 		Pressure: PressureConfig{Warning: 0.75, Critical: 0.9},
+		Servers:  ServersConfig{Interval: 2 * time.Second, Timeout: time.Second},
 	}
 }
 
@@ -180,6 +182,7 @@ type rawConfig struct {
 	Journal    JournalConfig           `yaml:"journal"`
 	Handshakes HandshakesConfig        `yaml:"handshakes"`
 	Pressure   PressureConfig          `yaml:"pressure"`
+	Servers    ServersConfig           `yaml:"servers"`
 }
 
 type rawService struct {
@@ -319,7 +322,7 @@ func ParseConfig(r io.Reader) (*Config, error) {
 	c := DefaultConfig()
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
-		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure,
+		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
 	}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(text))
@@ -375,8 +378,11 @@ func (c *Config) fill(raw rawConfig) error {
 	if err := c.Handshakes.check(); err != nil {
 		return err
 	}
-	c.Pressure = raw.Pressure
+	c.Pressure, c.Servers = raw.Pressure, raw.Servers
 	if err := c.Pressure.check(); err != nil {
+		return err
+	}
+	if err := c.Servers.check(); err != nil {
 		return err
 	}
 	if c.Prearm < 0 || c.Prearm > time.Hour {
@@ -519,7 +525,7 @@ func checkDetect(d Detect, path ...string) error {
 func (c *Config) Write(w io.Writer) error {
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
-		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure,
+		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
 		Services: make(map[ipvs.Key]rawService),
 	}
 	for _, s := range c.Signatures {

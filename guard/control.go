@@ -46,7 +46,7 @@ func (d *Daemon) Status() *Status {
 		Roles: []RoleStatus{}, Services: make([]ServiceStatus, 0, len(v.verdicts)), Capture: v.sample.Capture,
 		TickMillis: float64(v.tickTook.Microseconds()) / 1000,
 	}
-	s.Pressure, s.Sockets = newPressureStatus(v.pressure), v.sample.Sockets
+	s.Pressure, s.Sockets, s.Servers = newPressureStatus(v.pressure), v.sample.Sockets, v.sample.Servers
 	if d.opts.ConfigFile != "" {
 		s.ConfigFile = &d.opts.ConfigFile
 	}
@@ -179,6 +179,7 @@ func (d *Daemon) reload(now time.Time, cfg *Config, err error) error {
 		return err
 	}
 	d.configErr = nil
+	d.useServers(&d.cfg.Servers, &cfg.Servers)
 	d.use(cfg)
 	d.detector.SetConfig(cfg)
 	if !reflect.DeepEqual(was, cfg.Handshakes) {

@@ -74,6 +74,7 @@ type Daemon struct {
 	roles      roles
 	watch      watch
 	pressure   hostPressure
+	servers    serversWatch
 	health     health
 	tasks      *errgroup.Group // of Run
 	started    time.Time

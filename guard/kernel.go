@@ -28,6 +28,7 @@ type Host struct {
 	Monitor       Monitor
 	OpenSockets   func() (SocketReader, error)
 	OpenKernelLog func() (KernelLog, error)
+	OpenServers   func(pressure.ServersConfig) (Servers, error)
 }
 
 // Monitor is what the guard needs of [pressure.Monitor].

@@ -132,10 +132,11 @@ func (d *Daemon) tick(ctx context.Context, now time.Time) {
 	figures, captured := d.readHandshakes(ctx, now, services, unknown)
 	pressed := d.readPressure(ctx, now, served, unknown)
 	sockets := d.readSockets(ctx, unknown)
+	servers := d.readServers(ctx, now, served, unknown)
 	d.noteUnknown(now, unknown)
 	d.sample = Sample{
 		Time: now, Services: services, Counters: counters, Roles: d.roles.list(),
-		Handshakes: figures, Capture: captured, Pressure: pressed, Sockets: sockets, Unknown: unknown,
+		Handshakes: figures, Capture: captured, Pressure: pressed, Sockets: sockets, Servers: servers, Unknown: unknown,
 	}
 	d.verdicts = d.detector.Evaluate(now, d.sample)
 	d.noteRoles(now, roleChanges)

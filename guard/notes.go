@@ -75,7 +75,7 @@ func (d *Daemon) noteEvents(now time.Time, events []pressure.Event) {
 // noteUnknown tells when a source falls silent and when it speaks again.
 func (d *Daemon) noteUnknown(now time.Time, unknown map[Source]string) {
 	for _, src := range []Source{
-		SourceIPVS, SourceNft, SourceCensus, SourceRoles, SourceCapture, SourcePressure, SourceSockets, SourceKernelLog,
+		SourceIPVS, SourceNft, SourceCensus, SourceRoles, SourceCapture, SourcePressure, SourceSockets, SourceKernelLog, SourceServers,
 	} {
 		why, was := unknown[src], d.unknownWas[src]
 		switch {

@@ -26,6 +26,7 @@ type Sample struct {
 	// Pressure is without the counters, of which it has the troubles.
 	Pressure *pressure.Sample  `json:"pressure,omitempty"`
 	Sockets  *SocketsSummary   `json:"sockets,omitempty"`
+	Servers  []RealServer      `json:"servers,omitempty"`
 	Unknown  map[Source]string `json:"unknown,omitempty"`
 }
 
@@ -42,6 +43,7 @@ const (
 	SourcePressure  Source = "pressure"
 	SourceSockets   Source = "sockets"
 	SourceKernelLog Source = "kernel_log"
+	SourceServers   Source = "servers"
 )
 
 // A Service is one virtual service in a Sample.

@@ -28,9 +28,11 @@ type Status struct {
 	// first is everything, the others are the filters.
 	Capture    *Capture            `json:"capture"`
 	Handshakes []handshake.Figures `json:"handshakes"`
-	// Pressure and Sockets are null where they are not watched.
+	// Pressure and Sockets are null where they are not watched, Servers where
+	// IPVS is not known or not there.
 	Pressure *PressureStatus   `json:"pressure"`
 	Sockets  *SocketsSummary   `json:"sockets"`
+	Servers  []RealServer      `json:"servers"`
 	Journal  JournalHealth     `json:"journal"`
 	Unknown  map[Source]string `json:"unknown"`
 	// TickMillis is how long the last look at everything took.

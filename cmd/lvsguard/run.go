@@ -103,6 +103,13 @@ func thisHost() guard.Host {
 			}
 			return l, nil
 		},
+		OpenServers: func(cfg pressure.ServersConfig) (guard.Servers, error) {
+			s, err := pressure.NewServers(cfg)
+			if err != nil {
+				return nil, err
+			}
+			return s, nil
+		},
 	}
 }
 

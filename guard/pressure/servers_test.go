@@ -529,7 +529,7 @@ func TestServersThousand(t *testing.T) {
 			if took := time.Since(start); took > s.cfg.Interval {
 				t.Errorf("round %d took %v, and has %v", round+1, took, s.cfg.Interval)
 			}
-			time.Sleep(start.Add(s.cfg.Interval).Sub(time.Now()))
+			time.Sleep(time.Until(start.Add(s.cfg.Interval)))
 		}
 		// As they are run: from now on every healthy server is known at any moment.
 		ctx, stop := context.WithCancel(t.Context())
