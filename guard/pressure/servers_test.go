@@ -512,7 +512,7 @@ func TestServersThousand(t *testing.T) {
 					}
 				case server.SyncookiesSent.PerSecond != nil:
 					rates++
-					if got := *server.SyncookiesSent.PerSecond; got < rate-1 || got > rate+1 {
+					if got := *server.SyncookiesSent.PerSecond; !hangs[server.Address] && (got < rate-1 || got > rate+1) {
 						t.Errorf("%v sends %v cookies/s, not %v", server.Address, got, rate)
 					}
 					fallthrough
