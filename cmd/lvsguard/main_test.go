@@ -115,6 +115,7 @@ func TestExitStatus(t *testing.T) {
 		{"pressure --frobnicate", 2, "unknown flag: --frobnicate"},
 		{"sockets extra", 2, `unexpected argument "extra"`},
 		{"sockets --by colour", 2, "--by colour: want state, listen, remote or queue"},
+		{"servers extra", 2, `unexpected argument "extra"`},
 		{"run extra", 2, `unexpected argument "extra"`},
 		{"version extra", 2, `unexpected argument "extra"`},
 		{"rules", 2, "want one of"},
@@ -144,6 +145,7 @@ func TestExitStatus(t *testing.T) {
 
 		{"status", 1, "start it with 'lvsguard run'"},
 		{"status --watch", 1, "start it with 'lvsguard run'"},
+		{"servers", 1, "start it with 'lvsguard run'"},
 		{"mitigate auto", 1, "start it with 'lvsguard run'"},
 		{"arm all --for 10m", 1, "start it with 'lvsguard run'"},
 		{"disarm all", 1, "start it with 'lvsguard run'"},
@@ -175,7 +177,7 @@ func TestExitStatus(t *testing.T) {
 func TestHelp(t *testing.T) {
 	_, top, _ := lvsguard(t, "--help")
 	for _, name := range []string{
-		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "handshakes", "pressure", "sockets", "notify", "journal", "config", "version",
+		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "handshakes", "pressure", "sockets", "servers", "notify", "journal", "config", "version",
 	} {
 		if !strings.Contains(top, "\n  "+name+" ") {
 			t.Errorf("the help does not list %s:\n%s", name, top)

@@ -300,7 +300,7 @@ func TestJSONKeys(t *testing.T) {
 		roles roles.instance roles.role roles.since
 		services services.service services.protocol services.forwarding services.instance services.verdict services.reason services.since
 		services.syn_per_second services.suspect_per_second services.suspect_share services.dropped_per_second services.fragments_per_second
-		capture handshakes services.completion services.handshakes role pressure sockets
+		capture handshakes services.completion services.handshakes role pressure sockets servers
 		services.half_open_connections services.automatic_declined services.active_connections services.inactive_connections
 		services.lease services.lease.by services.lease.since services.lease.expires_at services.unknown services.unknown.forwarding
 		total total.syn_per_second total.suspect_per_second total.suspect_share total.dropped_per_second total.fragments_per_second total.half_open_connections

@@ -61,6 +61,9 @@ var statusColumns = []column{
 
 func writeStatus(w io.Writer, s *guard.Status, now time.Time) {
 	mode := fmt.Sprintf("mode %s (from %s)", s.Mode, s.ModeFrom)
+	if s.Role == guard.RoleHost {
+		mode += ", no director (role: host)"
+	}
 	if s.PausedUntil != nil {
 		mode += fmt.Sprintf(", automatic drops PAUSED for %s", span(s.PausedUntil.Sub(now)))
 	}
@@ -183,7 +186,7 @@ func leaseWord(l *guard.Lease, now time.Time) string {
 // not calm, and what is not known.
 func writeNotes(w io.Writer, s *guard.Status, now time.Time) {
 	var notes bytes.Buffer
-	for _, note := range pressureNotes(s, now) {
+	for _, note := range slices.Concat(pressureNotes(s, now), serverNotes(s)) {
 		notes.WriteString(wrap(note, "  "))
 	}
 	var unknown []string // reasons, in their order
