@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -471,13 +472,14 @@ func TestDaemonReload(t *testing.T) {
 	}
 }
 
-// The configuration cut at every byte: either it is a configuration, or the old
-// one stays in force.
+// The configuration cut at every byte that is no comment: either it is a
+// configuration, or the old one stays in force.
 func TestDaemonReloadCut(t *testing.T) {
 	text, err := os.ReadFile("../deploy/lvsguard.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	text = regexp.MustCompile(`(?m)^\s*#.*\n`).ReplaceAll(text, nil)
 	w := newWorld(t, "detect: {rate: 77}")
 	for n := range text {
 		w.configure(string(text[:n]))

@@ -171,7 +171,8 @@ func (p *hostPressure) look(ctx context.Context, now time.Time, d *director, unk
 		r.LostRecords = p.log.is.Lost()
 	}
 	r.Resources = p.levels.Mark(sample.Resources)
-	r.Unknown = maps.Clone(sample.Unknown)
+	r.Unknown = make(map[string]string)
+	maps.Copy(r.Unknown, sample.Unknown)
 	for _, src := range []Source{SourceSockets, SourceKernelLog} {
 		if why := unknown[src]; why != "" {
 			r.Unknown[string(src)] = why

@@ -1,0 +1,135 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lvsguard/lvsguard/ipvs"
+)
+
+// serversOf lists real servers: service, server, and whether it was removed.
+func serversOf(all []RealServer) []string {
+	var lines []string
+	for _, rs := range all {
+		for _, at := range rs.Services {
+			line := fmt.Sprintf("%s %s %s", rs.Address, at.Service, at.Server)
+			if at.Removed {
+				line += " removed"
+			}
+			if at.Removed != (at.Active == nil) {
+				line += " with wrong figures"
+			}
+			if rs.Figures != nil {
+				line += " asked"
+			}
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+const keepalivedServers = `
+virtual_server 192.0.2.1 80 {
+	real_server 198.51.100.1 80 { }
+	real_server 198.51.100.2 { }
+	real_server 198.51.100.3 80 { }
+}
+virtual_server 192.0.2.2 25 {
+	real_server 198.51.100.3 25 { }
+}
+virtual_server 192.0.2.9 80 {
+	real_server 198.51.100.9 80 { }
+}
+`
+
+// Real servers are those of IPVS, and those that a health check took out.
+func TestServers(t *testing.T) {
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "keepalived.conf")
+	if err := os.WriteFile(conf, []byte(keepalivedServers), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := "keepalived: {config: " + conf + "}\n"
+	w := newWorld(t, config)
+	at := netip.MustParseAddrPort
+	w.ipvs.services = []ipvs.Service{
+		{Key: ipvs.Key{Protocol: ipvs.TCP, Addr: web}, RealServers: []ipvs.RealServer{{Addr: at("198.51.100.1:80"), ActiveConn: 7}, {Addr: at("198.51.100.2:80")}}},
+		{Key: ipvs.Key{Protocol: ipvs.TCP, Addr: mail}, RealServers: []ipvs.RealServer{{Addr: at("198.51.100.1:25")}}},
+	}
+	w.tick(1)
+	want := []string{
+		"198.51.100.1 192.0.2.1:80 198.51.100.1:80",
+		"198.51.100.1 192.0.2.2:25 198.51.100.1:25",
+		"198.51.100.2 192.0.2.1:80 198.51.100.2:80",
+		"198.51.100.3 192.0.2.1:80 198.51.100.3:80 removed",
+		"198.51.100.3 192.0.2.2:25 198.51.100.3:25 removed",
+	}
+	if diff := cmp.Diff(want, serversOf(w.Status().Servers)); diff != "" {
+		t.Errorf("servers (-want +got):\n%s", diff)
+	}
+	if w.host.servers != nil {
+		t.Error("servers are asked although nobody wants it")
+	}
+
+	reload := func(more string) {
+		t.Helper()
+		w.configure(config + more)
+		cfg, err := w.Daemon.load()
+		if err := w.reload(w.now, cfg, err); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.host.serversErr = errors.New("no such authority")
+	reload("servers: {metrics: ['http://{address}:9100/metrics'], username: prom, password_file: /etc/secret}\n")
+	w.tick(2)
+	if why := w.Status().Unknown[SourceServers]; why != "no such authority" || len(w.Status().Servers) != 3 {
+		t.Errorf("unknown: %q, %v", why, w.Status().Servers)
+	}
+	w.host.serversErr = nil
+	w.tick(12)
+	asked := w.host.servers
+	if asked == nil || asked.set != 1 || len(asked.targets) != 3 || asked.cfg.User != "prom" || asked.cfg.PasswordFile != "/etc/secret" || asked.cfg.Interval != 2*time.Second {
+		t.Fatalf("asked: %+v", asked)
+	}
+	if got := serversOf(w.Status().Servers); !strings.HasSuffix(got[4], " removed asked") || w.Status().Unknown[SourceServers] != "" {
+		t.Errorf("servers: %v, unknown %v", got, w.Status().Unknown)
+	}
+	// While IPVS cannot be read, they are asked on.
+	w.ipvs.err = errors.New("netlink refused")
+	w.tick(3)
+	if s := w.Status(); s.Servers != nil || asked.set != 1 || w.host.servers != asked {
+		t.Errorf("without IPVS: %+v, set %d times", s.Servers, asked.set)
+	}
+	w.ipvs.err = nil
+	w.ipvs.services = w.ipvs.services[:1]
+	w.ipvs.services[0].RealServers = w.ipvs.services[0].RealServers[:1]
+	w.tick(1)
+	if len(asked.targets) != 3 || asked.set != 1 { // the others are still named
+		t.Errorf("targets %v, set %d times", asked.targets, asked.set)
+	}
+
+	// The same configuration changes nothing, another ends the asking.
+	reload("servers: {metrics: ['http://{address}:9100/metrics'], username: prom, password_file: /etc/secret}\n")
+	w.tick(1)
+	if w.host.servers != asked {
+		t.Error("the same configuration opened it again")
+	}
+	reload("")
+	w.tick(1)
+	select {
+	case <-asked.ended:
+	case <-time.After(5 * time.Second):
+		t.Error("nobody wants it, and servers are still asked")
+	}
+	if got := serversOf(w.Status().Servers); strings.Contains(got[0], "asked") {
+		t.Errorf("figures of before: %v", got)
+	}
+}
