@@ -21,7 +21,7 @@ func (b *bench) live(ctx context.Context) error {
 	done := make(chan error)
 	go func() { // on a thread that ends with it
 		err := alone(ctx)
-		for _, measure := range []func(context.Context) error{b.steady, b.fast, b.slow, b.bulk} {
+		for _, measure := range []func(context.Context) error{b.steady, b.guarded, b.fast, b.slow, b.bulk} {
 			if err == nil {
 				err = measure(ctx)
 			}
