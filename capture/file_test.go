@@ -640,3 +640,31 @@ func TestReaderAllocatesNothing(t *testing.T) {
 		}
 	}
 }
+
+// A fraction of more than a second would look like minutes of silence, and end
+// every handshake.
+func TestReaderFractionDamaged(t *testing.T) {
+	var file bytes.Buffer
+	for _, n := range []uint32{0xa1b2c3d4, 4<<16 | 2, 0, 0, 65535, uint32(LinkEthernet)} {
+		binary.Write(&file, binary.LittleEndian, n)
+	}
+	frame := ethernet(0x0800, ipv4(protoTCP, tcp(SYN)))
+	for _, micros := range []uint32{999_999, 1_000_000, 1 << 31} {
+		binary.Write(&file, binary.LittleEndian, []uint32{uint32(day.Unix()), micros, uint32(len(frame)), uint32(len(frame))})
+		file.Write(frame)
+	}
+	r, err := NewReader(&file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := make([]Segment, 8)
+	n, err := r.Read(batch)
+	if err != nil || n != 3 {
+		t.Fatalf("%d segments, %v", n, err)
+	}
+	for i, want := range []time.Duration{999_999 * time.Microsecond, time.Second - 1, time.Second - 1} {
+		if got := batch[i].When().Sub(day); got != want {
+			t.Errorf("segment %d at %s, want %s", i, got, want)
+		}
+	}
+}

@@ -99,7 +99,9 @@ func (f *pcap) next(b []byte, rec *record) (int64, error) {
 	rec.kind = recordPacket
 	rec.frame = b[f.header:size]
 	rec.wire = int(min(wire, math.MaxInt32))
-	rec.time = int64(f.uint32(b))*1e9 + int64(f.uint32(b[4:]))*f.fraction
+	// A fraction of a second or more is damage. It must not look like minutes of
+	// silence.
+	rec.time = int64(f.uint32(b))*1e9 + min(int64(f.uint32(b[4:]))*f.fraction, 1e9-1)
 	rec.link = f.link
 	return int64(size), nil
 }
