@@ -19,9 +19,10 @@ var may = map[string][]string{
 	"guard":        append([]string{"guard/pressure", "capture/handshake"}, leaves...),
 	"guard/serve":  append([]string{"guard", "guard/pressure", "capture/handshake"}, leaves...),
 	"guard/alert":  append([]string{"guard", "guard/pressure", "capture/handshake"}, leaves...),
-	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/pressure", "capture/handshake"}, leaves...),
+	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/doctor", "guard/pressure", "capture/handshake"}, leaves...),
 
 	"capture/handshake": {"capture"},
+	"guard/doctor":      append([]string{"guard/pressure"}, leaves...),
 	"guard/pressure":    {},
 
 	"bench/cmd/bench": {"bench/mix"},
