@@ -432,19 +432,20 @@ func (t *Tracker) timeOut(at uint64) {
 	t.end(at, Timeout, t.places[at].last+toTick(int64(t.timeout)))
 }
 
-// advance moves the time. After a pause of more than the timeout, or a step
-// back of more than it, nothing that is pending can be told in ticks any more.
+// advance moves the time: forwards, or by more than the timeout backwards, as
+// between captures in the wrong order. A step that is larger than what ticks
+// tell for sure ends all that is pending.
 func (t *Tracker) advance(now int64) {
-	if now == 0 || now <= t.now && t.now-now <= int64(t.timeout) {
+	step := now - t.now
+	if now == 0 || -int64(t.timeout) <= step && step <= 0 {
 		return
 	}
-	if pause := now - t.now; pause > int64(t.timeout) || pause < 0 {
-		if t.held > 0 {
-			t.expireAll(func(*attempt) bool { return true })
-		}
+	if max(step, -step) > int64(MaxTimeout) && t.held > 0 {
+		t.expireAll(func(*attempt) bool { return true })
+	}
+	if t.now = now; step < 0 {
 		t.swept = now
 	}
-	t.now = now
 }
 
 // Expire ends every attempt that has timed out at now. Observe does the same

@@ -165,7 +165,8 @@ func TestOutcomes(t *testing.T) {
 		{"what does not belong to it keeps nothing alive", []capture.Segment{c(0, "S", isn, 0), c(30, "A", isn+99999, 0), s(40, "SA", 1, 1), c(61, "A", isn+1, 1)}, "attempts 1 failure 1 timeout 1"},
 		{"a day of silence", []capture.Segment{c(0, "S", isn, 0), c(86400, "A", isn+1, 1)}, "attempts 1 failure 1 timeout 1"},
 		{"4.9 hours of silence, as long as a tick is unique", []capture.Segment{c(0, "S", isn, 0), c(4096e-9*(1<<32)+1, "A", isn+1, 1)}, "attempts 1 failure 1 timeout 1"},
-		{"a day back, as in files in the wrong order", []capture.Segment{c(0, "S", isn, 0), c(-86400, "S", isn, 0), c(-86399, "A", isn+1, 1)}, "attempts 2 success 1 failure 1 timeout 1"},
+		{"minutes back, as in files in the wrong order", []capture.Segment{c(600, "S", isn, 0), seg(0, server, client, "S", isn, 0), seg(1, server, client, "A", isn+1, 1), c(601, "A", isn+1, 1)}, "attempts 2 success 2"},
+		{"a day back", []capture.Segment{c(0, "S", isn, 0), c(-86400, "S", isn, 0), c(-86399, "A", isn+1, 1)}, "attempts 2 success 1 failure 1 timeout 1"},
 		{"a little out of order", []capture.Segment{c(1, "S", isn, 0), s(.9, "SA", serverISN, isn+1), c(.8, "A", isn+1, serverISN+1)}, "attempts 1 success 1"},
 	}
 	for _, tt := range tests {
