@@ -78,7 +78,7 @@ func pressureNoteParts(r *guard.PressureReport, now time.Time) [][]string {
 	for _, res := range r.Resources {
 		switch {
 		case res.Level == pressure.LevelCritical, res.Level == pressure.LevelWarning, soonFull(res):
-			resources = append(resources, res.Name+": "+res.Reason+". It is "+res.What)
+			resources = append(resources, res.Name+": "+res.Reason+" ("+res.What+")")
 		case res.Used == nil || res.Share == nil:
 			unknown = append(unknown, fmt.Sprintf("unknown, %s: %s", res.Name, cmp.Or(res.Unknown["used"], res.Unknown["share"])))
 		}

@@ -2,11 +2,16 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lvsguard/lvsguard/guard"
 	"github.com/lvsguard/lvsguard/guard/pressure"
@@ -238,6 +243,99 @@ func groupKeys(of string) string {
 		all.WriteString(" " + of + "." + k)
 	}
 	return all.String() + " "
+}
+
+// listenUnaccepted listens on host h with a backlog of 8, accepts nothing, and has
+// more clients than there is room for.
+func listenUnaccepted(h *host) (address string) {
+	h.t.Helper()
+	var fds []int
+	h.t.Cleanup(func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	})
+	socket := func() int {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			h.t.Error(err)
+		}
+		fds = append(fds, fd)
+		return fd
+	}
+	h.Do(h.t, func() {
+		listener := socket()
+		if err := errors.Join(unix.Bind(listener, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(listener, 8)); err != nil {
+			h.t.Error(err)
+			return
+		}
+		at, err := unix.Getsockname(listener)
+		if err != nil {
+			h.t.Error(err)
+			return
+		}
+		address = fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
+		for range 12 {
+			if err := unix.Connect(socket(), at); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+				h.t.Error(err)
+			}
+		}
+	})
+	return address
+}
+
+// A service that does not accept is seen and named, by every way there is; on a
+// host that is no director, of which nothing else is missed.
+func TestPressureWithGuard(t *testing.T) {
+	h := newHost(t)
+	text := "role: host\nkeepalived: {config: /nowhere/keepalived.conf}\nhandshakes: {enabled: false}\n"
+	if err := os.WriteFile(h.path("lvsguard.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.guard()
+	name := "accept queue " + listenUnaccepted(h)
+	s := h.statusOnce("the full queue", func(s *guard.Status) bool {
+		return s.Pressure != nil && len(s.Pressure.Resources) > 0 && s.Pressure.Resources[0].Name == name
+	})
+	if r := s.Pressure.Resources[0]; r.Level != pressure.LevelCritical || *r.Share < 1 || *r.Limit != 8 {
+		t.Errorf("the queue: %+v", r)
+	}
+	if len(s.Unknown) != 0 {
+		t.Errorf("missed on a host: %v", s.Unknown)
+	}
+	if tables := h.tables(); tables != "" {
+		t.Errorf("with nothing to count there is %s", tables)
+	}
+	if out := h.run("pressure"); !strings.HasPrefix(out, "CRITICAL "+name+": 100% used\n") {
+		t.Errorf("pressure:\n%s", out)
+	}
+	var report guard.PressureReport
+	if err := json.Unmarshal([]byte(h.run("pressure", "--json")), &report); err != nil || report.Resources[0].Name != name || len(report.Counters) == 0 {
+		t.Errorf("pressure --json: %v, %+v", err, report.Resources)
+	}
+	if out := h.run("sockets", "--by", "queue"); !strings.Contains(out, "100%") {
+		t.Errorf("sockets:\n%s", out)
+	}
+	s = h.statusOnce("a reading of the connections", func(s *guard.Status) bool { return s.Sockets != nil && s.Sockets.In != nil })
+	if *s.Sockets.Interval < 10 || s.Sockets.Listeners == nil || *s.Sockets.Listeners != 1 {
+		t.Errorf("sockets in status: %+v", s.Sockets)
+	}
+	var told int
+	for line := range strings.Lines(h.run("journal", "--json")) {
+		var e guard.Entry
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Event == guard.EventPressure && e.Resource == name && e.To == "critical" {
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("the journal tells of it %d times", told)
+	}
+	if out := h.run("servers"); !strings.Contains(out, "role: host") {
+		t.Errorf("servers:\n%s", out)
+	}
 }
 
 // Without a guard the host itself is read.

@@ -194,3 +194,36 @@ func TestTexts(t *testing.T) {
 		}
 	}
 }
+
+// Other thresholds move what is held, at the next look and in both directions.
+func TestSetThresholds(t *testing.T) {
+	h := newHost(t, "host64")
+	m := h.monitor()
+	levels := NewLevels(Thresholds{})
+	level := func(now time.Time) (Level, []Change) {
+		s := m.Sample(now, Given{})
+		changes := levels.Evaluate(now, s)
+		for _, r := range levels.Mark(s.Resources) {
+			if r.Kind == KindMemory {
+				return r.Level, changes
+			}
+		}
+		t.Fatal("there is no memory")
+		return "", nil
+	}
+	if is, changes := level(start); is != LevelOK || len(changes) != 0 {
+		t.Fatalf("at first %s, %v", is, changes)
+	}
+	low := Thresholds{Default: Threshold{Warning: 0.0001, Critical: 0.9999}, Margin: 0.00001}
+	m.SetThresholds(low)
+	levels.SetThresholds(low)
+	if is, changes := level(start.Add(time.Second)); is != LevelWarning || len(changes) == 0 {
+		t.Errorf("with low thresholds %s, %v", is, changes)
+	}
+	m.SetThresholds(Thresholds{})
+	levels.SetThresholds(Thresholds{})
+	level(start.Add(2 * time.Second))
+	if is, changes := level(start.Add(13 * time.Second)); is != LevelOK || len(changes) == 0 {
+		t.Errorf("with the usual ones again %s, %v", is, changes)
+	}
+}
