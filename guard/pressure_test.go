@@ -352,6 +352,9 @@ func TestPressureUnknown(t *testing.T) {
 	if r := w.Pressure(); r.Unknown["sockets"] != "no sock_diag" || r.Unknown["kernel_log"] != "no /dev/kmsg" || r.Unknown["snmp"] == "" {
 		t.Errorf("the report's: %v", r.Unknown)
 	}
+	if why := w.Sockets().Unknown["listeners"]; why != "no sock_diag" {
+		t.Errorf("the sockets' report: %q", why)
+	}
 	if s := w.Status().Sockets; s == nil || s.Listeners != nil || s.In != nil {
 		t.Errorf("sockets that cannot be read: %+v", s)
 	}

@@ -1,7 +1,9 @@
 package guard
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"sync/atomic"
 	"time"
 
@@ -123,6 +125,9 @@ func (d *Daemon) socketsReport() *SocketsReport {
 	} else {
 		r.Unknown = map[string]string{"connections": "they have not been read yet"}
 	}
-	r.Listeners = d.pressure.listeners
+	if r.Listeners = d.pressure.listeners; r.Listeners == nil {
+		r.Unknown = maps.Clone(r.Unknown) // others have it too
+		r.Unknown["listeners"] = cmp.Or(d.pressure.report.Unknown[string(SourceSockets)], "they have not been read yet")
+	}
 	return &r
 }
