@@ -45,9 +45,12 @@ func (a *app) doctorConfig(file string, asked bool) doctor.Config {
 	cfg, err := guard.LoadConfig(file)
 	if err != nil {
 		cfg = guard.DefaultConfig()
-		if errors.Is(err, fs.ErrNotExist) && !asked {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && !asked:
 			out.ConfigFile = ""
-		} else {
+		case errors.Is(err, fs.ErrPermission):
+			out.ConfigUnknown = err.Error()
+		default:
 			out.ConfigError = err.Error()
 		}
 	}

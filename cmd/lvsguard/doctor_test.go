@@ -12,7 +12,7 @@ import (
 	"github.com/lvsguard/lvsguard/guard/doctor"
 )
 
-// What an operator reads on four hosts, whose facts are doctor's own test data.
+// What an operator reads on five hosts, whose facts are doctor's own test data.
 func TestDoctorScreen(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -21,7 +21,8 @@ func TestDoctorScreen(t *testing.T) {
 		{"healthy", ""},
 		{"bare", "5 things must be mended, the worst is the first"},
 		{"director32", "6 things must be mended, the worst is the first"},
-		{"powerless", "4 things must be mended, the worst is the first"},
+		{"powerless", "7 things must be mended, the worst is the first"},
+		{"user", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join("..", "..", "guard", "doctor", "testdata", tt.name+".json"))
@@ -89,7 +90,7 @@ func TestDoctor(t *testing.T) {
 		{
 			"a broken one", write("broken.yaml", "rle: host\n"),
 			doctor.Finding{
-				Severity: doctor.Critical, Subject: "configuration", What: filepath.Join(dir, "broken.yaml") + ": line 1: unknown key rle",
+				Severity: doctor.Critical, Subject: "configuration", What: filepath.Join(dir, "broken.yaml") + ": line 1: unknown key \"rle\"; did you mean \"role\"?",
 				Why: "the guard does not start with it, and one that runs keeps the old one", Remedy: "lvsguard config check " + filepath.Join(dir, "broken.yaml"),
 			}, doctor.Director,
 		},

@@ -338,6 +338,39 @@ func TestPressureWithGuard(t *testing.T) {
 	}
 }
 
+// What keepalived's FIFO says of a real server comes into the journal.
+func TestHealthFromFIFO(t *testing.T) {
+	h := newHost(t)
+	fifo := h.path("fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("keepalived: {config: %s, fifo: %s}\n", h.path("keepalived.conf"), fifo)
+	if err := os.WriteFile(h.path("lvsguard.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h.guard()
+	f, err := os.OpenFile(fifo, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("RS [198.51.100.1]:tcp:80 [192.0.2.1]:tcp:80 DOWN\n"); err != nil {
+		t.Fatal(err)
+	}
+	ctx := soon(t)
+	for {
+		if out := h.run("journal"); strings.Contains(out, "198.51.100.1:80 of 192.0.2.1:80 DOWN") {
+			return
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("the journal says nothing of it:\n%s", h.run("journal"))
+		}
+	}
+}
+
 // Without a guard the host itself is read.
 func TestPressureWithoutGuard(t *testing.T) {
 	h := newHost(t)
