@@ -2,6 +2,7 @@ package capture
 
 import (
 	"encoding/binary"
+	"math"
 	"math/bits"
 	"math/rand/v2"
 )
@@ -16,10 +17,10 @@ import (
 // taken for a retransmission.
 type copies struct {
 	seed [5]uint64
-	// seen is addressed by a hash of the packet. Each line, of a cache too, has the
-	// two last packets. A copy follows its packet within milliseconds, so that
-	// even in a flood it finds it.
-	seen [1 << 15][2]sighting
+	// seen is addressed by a hash of the packet. Each line has the four last
+	// packets. A copy follows its packet within milliseconds, so that even in a
+	// flood it finds it, and the whole, 256 KiB, stays near to the processor.
+	seen [1 << 11][4]sighting
 	// asked are the packets of a batch that drop is to find out about.
 	asked [copyBatch]question
 	count int
@@ -88,20 +89,14 @@ func (c *copies) drop(batch []Segment) int {
 	// them first waits for memory once and not for each.
 	loaded := c.loaded
 	for i := range asked {
-		loaded += c.seen[asked[i].line][0].packet
+		line := &c.seen[asked[i].line]
+		loaded += line[0].packet + line[2].packet
 	}
 	c.loaded = loaded
 	var copied uint64 // by index
 	for i := range asked {
 		q := &asked[i]
-		line := &c.seen[q.line]
-		s := &line[0]
-		if s.packet != q.packet {
-			if s = &line[1]; s.packet != q.packet {
-				line[1] = line[0]
-				s = &line[0]
-			}
-		}
+		s := c.find(q)
 		if s.packet == q.packet && s.again(q) {
 			copied |= 1 << q.index
 			continue
@@ -119,6 +114,27 @@ func (c *copies) drop(batch []Segment) int {
 		}
 	}
 	return n
+}
+
+// find returns where the packet was seen before, or else the place for it: that
+// of the oldest packet in its line.
+func (c *copies) find(q *question) *sighting {
+	line := &c.seen[q.line]
+	var oldest *sighting
+	var age uint32
+	for i := range line {
+		s := &line[i]
+		if s.packet == q.packet {
+			return s
+		}
+		if a := q.time - s.time; oldest == nil || a > age || s.from == 0 {
+			oldest, age = s, a
+		}
+		if s.from == 0 { // never used
+			age = math.MaxUint32
+		}
+	}
+	return oldest
 }
 
 // again tells whether q is a copy of the same packet in s: one of whom that was
