@@ -77,7 +77,7 @@ are the server's. Without a NAME, what matches is left out everywhere.`,
 	f.StringArrayVar(&h.local, "local", nil, "with -r: address or prefix that was the host's own; may be given again")
 	f.DurationVar(&h.timeout, "timeout", handshake.DefaultTimeout, "when an attempt of which nothing is heard has failed")
 	f.DurationVar(&h.duration, "for", 0, "end after this time (default: when interrupted)")
-	f.IntVar(&h.capacity, "capacity", handshake.DefaultCapacity, "attempts that may be pending, at 64 bytes each")
+	f.IntVar(&h.capacity, "capacity", handshake.DefaultCapacity, "attempts that may be pending, at 64 bytes each (memory is for the next power of two)")
 	f.StringVar(&h.visibility, "visibility", string(handshake.Auto), "both: servers' answers pass here; client: they do not, as on a DR or TUN director; auto: decide by what is seen")
 	f.BoolVar(&h.json, "json", false, "print JSON at the end")
 	f.BoolVar(&h.events, "events", false, "print a line for each handshake that ends")
