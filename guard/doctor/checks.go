@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +35,10 @@ func configuration(f *Facts, r *report) {
 		r.add(Critical, subject, f.ConfigError, "the guard does not start with it, and one that runs keeps the old one", "lvsguard config check "+f.ConfigFile)
 		return
 	}
+	if f.ConfigUnknown != "" {
+		r.unknown(f, subject, "whether "+f.ConfigFile+" is good, and so this host's role: "+string(f.Role)+" is assumed", f.ConfigUnknown)
+		return
+	}
 	if f.ClearSecrets {
 		r.add(Warning, subject, "real servers are asked with a password or token over http", "whoever listens on the way can read it", "in lvsguard.yaml: servers: {metrics: [\"https://{address}:9100/metrics\"]}")
 		return
@@ -47,7 +52,10 @@ func configuration(f *Facts, r *report) {
 
 func guardRuns(f *Facts, r *report) {
 	const subject = "guard"
-	const start = "systemctl start lvsguard"
+	start := "systemctl start lvsguard"
+	if f.Unit.File == "" {
+		start = "lvsguard run -c /etc/lvsguard/lvsguard.yaml"
+	}
 	g := &f.Guard
 	switch {
 	case !g.Answer.known():
@@ -70,14 +78,15 @@ func guardRuns(f *Facts, r *report) {
 // one that is started as it was would have the same.
 func capabilities(f *Facts, r *report) {
 	const subject = "capabilities"
-	who, p := "this process", &f.Self
-	remedy := "sudo lvsguard doctor"
-	if f.Self.Root {
-		remedy = "give them to this container, or run it on the host itself"
-	}
-	if f.Guard.Answer.Value == Answers {
+	who, p := "root", &f.Self
+	remedy := "give it to this container, or run lvsguard on the host itself"
+	switch {
+	case f.Guard.Answer.Value == Answers:
 		who, p = fmt.Sprintf("the guard (pid %d)", f.Guard.PID), &f.Guard.Process
 		remedy = "in its unit: CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_BPF CAP_SYSLOG"
+	case !f.Self.Root:
+		r.unknown(f, subject, "what a guard may do here", "no guard was reached, and you are not root, as it would be")
+		return
 	}
 	if !p.Capabilities.known() {
 		r.unknown(f, subject, "what "+who+" may do", p.Capabilities.Unknown)
@@ -102,7 +111,7 @@ func capabilities(f *Facts, r *report) {
 		}
 	}
 	if missing == 0 {
-		r.ok(subject, who+" has all that it needs")
+		r.ok(subject, who+" has all that a guard needs")
 	}
 }
 
@@ -162,13 +171,11 @@ func modules(f *Facts, r *report) {
 		act(m.Value)
 	}
 	if f.Role == Director && !f.IPVS.Loaded {
-		look("ip_vs", func(m Module) {
-			if m == Absent {
-				bad(Critical, "this kernel has no IPVS", "a director without it balances nothing", "boot a kernel with IPVS; or, if this is no director, role: host in lvsguard.yaml")
-				return
-			}
-			bad(Warning, "ip_vs is not loaded", "IPVS serves nothing, and its settings cannot be made before it is loaded", "modprobe ip_vs && echo ip_vs >/etc/modules-load.d/ip_vs.conf")
-		})
+		if f.Modules["ip_vs"].Value == Absent {
+			bad(Critical, "this kernel has no IPVS", "a director without it balances nothing", "boot a kernel with IPVS; or, if this is no director, role: host in lvsguard.yaml")
+		} else {
+			bad(Warning, "ip_vs is not loaded", "IPVS serves nothing, and its settings cannot be made before it is loaded", "modprobe ip_vs && echo ip_vs >/etc/modules-load.d/ip_vs.conf; or, if this is no director, role: host in lvsguard.yaml")
+		}
 	}
 	if f.wantsTable() && !f.Chains.known() {
 		look("nf_tables", func(m Module) {
@@ -177,7 +184,7 @@ func modules(f *Facts, r *report) {
 			}
 		})
 	}
-	for _, name := range []string{"inet_diag", "tcp_diag"} {
+	for _, name := range diag {
 		look(name, func(m Module) {
 			if m == Absent {
 				bad(Warning, "this kernel has no "+name, "neither sockets nor accept queues can be read without it", "install the whole set of modules of this kernel (linux-modules-extra or linux-image)")
@@ -215,8 +222,9 @@ func defence(f *Facts, r *report) {
 		r.unknown(f, subject, "what IPVS serves, and so whether answers pass this director", f.IPVS.Services.Unknown)
 	}
 	in := pressure.AdviceInput{
-		OneWay: f.IPVS.OneWay,
-		Memory: f.Memory,
+		OneWay:   f.IPVS.OneWay,
+		Memory:   f.Memory,
+		PageSize: f.PageSize,
 		Defence: pressure.Defence{
 			DropEntry: f.setting(vs + "drop_entry"), DropPacket: f.setting(vs + "drop_packet"), SecureTCP: f.setting(vs + "secure_tcp"),
 		},
@@ -263,7 +271,11 @@ func conntrack(f *Facts, r *report) {
 		return
 	}
 	const small = 65536
-	share := float64(*c.Entries) / float64(max(*c.Limit, 1))
+	if *c.Limit == 0 {
+		r.ok(subject, fmt.Sprintf("its table has %d entries, and no limit", *c.Entries))
+		return
+	}
+	share := float64(*c.Entries) / float64(*c.Limit)
 	what := fmt.Sprintf("its table has %d of %d entries", *c.Entries, *c.Limit)
 	const why = "when it is full, packets of new connections are dropped, whatever is meant for them"
 	remedy := fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", max(4**c.Limit, 4*small))
@@ -372,18 +384,19 @@ func wiring(f *Facts, r *report) {
 	}
 	before := len(r.found)
 	if len(k.Skipped) > 0 {
-		r.add(Warning, subject, fmt.Sprintf("of its configuration %d lines are not understood, as %s", len(k.Skipped), k.Skipped[0]), "an address or an instance may be missing in what the guard knows", "keepalived --config-test; and instances by hand in lvsguard.yaml: keepalived: {instances: {NAME: [ADDRESS]}}")
+		r.add(Warning, subject, fmt.Sprintf("%d parts of its configuration are not understood; the first is %s", len(k.Skipped), k.Skipped[0]), "an address or an instance may be missing in what the guard knows", "keepalived --config-test; and instances by hand in lvsguard.yaml: keepalived: {instances: {NAME: [ADDRESS]}}")
 	}
 	if len(k.Instances) == 0 && !k.GuardInstances {
 		r.add(Advice, subject, k.Path+" names no VRRP instance", "the guard knows no roles, and arms nothing ahead of a failover", "if another program moves addresses, in lvsguard.yaml: keepalived: {instances: {NAME: [ADDRESS]}}")
 	}
 	named := slices.Contains(k.FIFOs, k.GuardFIFO)
+	hook := slices.ContainsFunc(k.Hooks, func(h Hook) bool { return h.Ours })
 	switch {
 	case k.GuardFIFO != "" && !named:
 		r.add(Warning, subject, "the guard reads "+k.GuardFIFO+", and keepalived does not write there", "changes of role and failed health checks are not told", "in keepalived.conf, global_defs: notify_fifo "+k.GuardFIFO+" root")
-	case k.GuardFIFO == "" && len(k.FIFOs) > 0 && len(k.Hooks) == 0:
+	case k.GuardFIFO == "" && len(k.FIFOs) > 0 && !hook:
 		r.add(Advice, subject, "keepalived writes its events to "+k.FIFOs[0]+", and the guard does not read them", "roles are looked at once a second all the same, but failed health checks are not seen", "if no other program reads it, in lvsguard.yaml: keepalived: {fifo: "+k.FIFOs[0]+"}")
-	case k.GuardFIFO == "" && len(k.Hooks) == 0 && len(k.Instances) > 0:
+	case k.GuardFIFO == "" && !hook && len(k.Instances) > 0:
 		r.add(Advice, subject, "keepalived tells the guard nothing", "roles are looked at once a second all the same, but failed health checks are not seen", "in keepalived.conf, global_defs: notify_fifo /run/keepalived.fifo root; in lvsguard.yaml: keepalived: {fifo: /run/keepalived.fifo}")
 	}
 	if len(r.found) == before {
@@ -397,7 +410,7 @@ func wiring(f *Facts, r *report) {
 
 // scripts looks at who could have keepalived run something else.
 func scripts(f *Facts, r *report) {
-	const subject = "notify hook"
+	const subject = "notify scripts"
 	k := &f.Keepalived
 	if f.Role != Director || len(k.Hooks) == 0 {
 		return
@@ -406,9 +419,9 @@ func scripts(f *Facts, r *report) {
 	for _, h := range k.Hooks {
 		switch {
 		case h.Missing:
-			r.add(Warning, subject, h.At+" calls "+h.Program+", which is not there", "keepalived disables a script that it cannot find", "write there where it is: command -v lvsguard")
+			r.add(Warning, subject, h.At+" calls "+h.Program+", which is not there", "keepalived disables a script that it cannot find", "write there where it is: command -v "+path.Base(h.Program))
 		case len(h.Open) > 0:
-			r.add(Critical, subject, "others than root may change "+strings.Join(h.Open, ", ")+", which "+h.At+" calls", "keepalived runs it: who changes it has root's rights, and with enable_script_security it is not run at all",
+			r.add(Critical, subject, h.At+" calls "+h.Program+", and others than root may change "+strings.Join(h.Open, ", "), "keepalived runs it: who changes it has root's rights, and with enable_script_security it is not run at all",
 				"chown root:root "+strings.Join(h.Open, " ")+" && chmod go-w "+strings.Join(h.Open, " "))
 		}
 	}
@@ -416,7 +429,7 @@ func scripts(f *Facts, r *report) {
 		r.add(Advice, subject, "enable_script_security is not set in "+k.Path, "keepalived runs scripts as root that others may have changed", "in keepalived.conf, global_defs: enable_script_security")
 	}
 	if len(r.found) == before {
-		r.ok(subject, "only root may change "+k.Hooks[0].Program)
+		r.ok(subject, "only root may change them, as "+k.Hooks[0].Program)
 	}
 }
 

@@ -73,13 +73,15 @@ type Facts struct {
 	Role    Role   `json:"role"`
 	Watches bool   `json:"watches"` // the configuration names addresses to count
 	Version string `json:"version"` // of this program
-	// ConfigFile is the guard's configuration, and ConfigError is what is wrong
-	// with it: then the defaults stand in. ClearSecrets: by it, real servers are
-	// asked over plain HTTP with a password or token.
-	ConfigFile   string       `json:"config_file"`
-	ConfigError  string       `json:"config_error"`
-	ClearSecrets bool         `json:"clear_secrets"`
-	Release      Fact[string] `json:"kernel_release"`
+	// ConfigFile is the guard's configuration, empty if there is none. Where
+	// ConfigError says what is wrong with it, or ConfigUnknown why it could not be
+	// read, the defaults stand in. ClearSecrets: by it, real servers are asked over
+	// plain HTTP with a password or token.
+	ConfigFile    string       `json:"config_file"`
+	ConfigError   string       `json:"config_error"`
+	ConfigUnknown string       `json:"config_unknown"`
+	ClearSecrets  bool         `json:"clear_secrets"`
+	Release       Fact[string] `json:"kernel_release"`
 
 	Self  Process `json:"self"`
 	Guard Guard   `json:"guard"`
@@ -92,6 +94,7 @@ type Facts struct {
 
 	IPVS       IPVS               `json:"ipvs"`
 	Memory     pressure.Memory    `json:"memory"`
+	PageSize   uint64             `json:"page_size"`
 	Conntrack  pressure.Conntrack `json:"conntrack"`
 	Chains     Fact[[]Chain]      `json:"chains"`
 	Keepalived Keepalived         `json:"keepalived"`
@@ -174,10 +177,11 @@ type Keepalived struct {
 	GuardInstances bool   `json:"guard_instances"`
 }
 
-// A Hook is a notify script of keepalived's that calls lvsguard.
+// A Hook is a notify script of keepalived's.
 type Hook struct {
 	At      string `json:"at"` // file and line
 	Program string `json:"program"`
+	Ours    bool   `json:"ours"` // it is lvsguard itself
 	Missing bool   `json:"missing"`
 	// Open are the parts of its path that others than root may change.
 	Open []string `json:"open"`
@@ -214,9 +218,12 @@ func (r *report) ok(subject, what string) { r.add(OK, subject, what, "", "") }
 
 // unknown puts down what could not be looked at.
 func (r *report) unknown(f *Facts, subject, what, reason string) {
-	remedy := "look at the reason above, and run it again"
-	if !f.Self.Root || !f.Self.has(netAdmin) {
+	remedy := "lvsguard doctor --json (shows what could be read)"
+	switch {
+	case !f.Self.Root:
 		remedy = "sudo lvsguard doctor"
+	case !f.Self.has(netAdmin):
+		remedy = "lvsguard doctor, where root has CAP_NET_ADMIN: on the host itself"
 	}
 	r.add(Unknown, subject, what, reason, remedy)
 }

@@ -31,8 +31,8 @@ type Config struct {
 	Version string // of this program
 
 	// These come into the facts as they are.
-	ConfigFile, ConfigError string
-	ClearSecrets            bool
+	ConfigFile, ConfigError, ConfigUnknown string
+	ClearSecrets                           bool
 
 	Role    Role
 	Watches bool // addresses are counted besides those of IPVS
@@ -65,12 +65,18 @@ func Gather(ctx context.Context, cfg Config) Facts {
 	}
 	f := Facts{
 		Role: cfg.Role, Watches: cfg.Watches, Version: cfg.Version,
-		ConfigFile: cfg.ConfigFile, ConfigError: cfg.ConfigError, ClearSecrets: cfg.ClearSecrets,
+		ConfigFile: cfg.ConfigFile, ConfigError: cfg.ConfigError, ConfigUnknown: cfg.ConfigUnknown, ClearSecrets: cfg.ClearSecrets,
+		PageSize: uint64(os.Getpagesize()),
 	}
 	f.Release = known(g.word("proc/sys/kernel/osrelease"))
 	f.Self = g.process("self")
 	f.Guard = g.guard()
 	f.Modules = g.modules(f.Release)
+	for _, name := range diag {
+		if !f.Modules[name].known() && socketsAnswer(ctx) {
+			f.Modules[name] = Fact[Module]{Value: Loaded}
+		}
+	}
 	f.Sysctls = g.sysctls()
 	f.IPVS = g.ipvs(ctx, f.Sysctls)
 	sample := pressure.New(pressure.Config{Root: g.root}).Sample(time.Now(), pressure.Given{})
@@ -199,6 +205,20 @@ func peer(conn *net.UnixConn) (pid int, err error) {
 	return pid, errors.Join(err, controlErr)
 }
 
+// diag are the modules by which sockets are read.
+var diag = []string{"inet_diag", "tcp_diag"}
+
+// socketsAnswer tries it. It is for where no list of modules can be read, and so
+// none be loaded.
+func socketsAnswer(ctx context.Context) bool {
+	r, err := pressure.OpenSockets(pressure.SocketsConfig{})
+	if err != nil {
+		return false
+	}
+	defer r.Close()
+	return r.Read(ctx, pressure.SocketsAsk{}).Unknown["listeners"] == ""
+}
+
 // modules looks for parts of the kernel, first for what is loaded, then in the
 // lists of what can be.
 func (g *gatherer) modules(release Fact[string]) map[string]Fact[Module] {
@@ -216,7 +236,7 @@ func (g *gatherer) modules(release Fact[string]) map[string]Fact[Module] {
 		}
 		return false
 	}
-	for _, name := range []string{"ip_vs", "nf_tables", "inet_diag", "tcp_diag"} {
+	for _, name := range append([]string{"ip_vs", "nf_tables"}, diag...) {
 		switch {
 		case g.there("sys/module/"+name) || has(builtin, name):
 			all[name] = Fact[Module]{Value: Loaded}
@@ -343,7 +363,7 @@ func familyName(f nftables.TableFamily) string {
 	return "ip"
 }
 
-// keepalived reads its configuration, and finds how it calls the guard.
+// keepalived reads its configuration, and finds the scripts that it calls.
 func (g *gatherer) keepalived() Keepalived {
 	k := Keepalived{Path: g.Config.Keepalived, GuardFIFO: g.FIFO, GuardInstances: g.Instances}
 	if g.Role != Director {
@@ -382,15 +402,18 @@ func (g *gatherer) keepalived() Keepalived {
 				continue
 			}
 			k.Security = k.Security || words[0] == "enable_script_security"
-			if !strings.HasPrefix(words[0], "notify") || len(words) < 2 {
+			if !strings.HasPrefix(words[0], "notify") || words[0] == "notify_fifo" || len(words) < 2 {
 				continue
 			}
 			program := strings.Trim(words[1], `"'`)
-			if !strings.HasPrefix(filepath.Base(program), "lvsguard") || !filepath.IsAbs(program) || seen[program] {
+			if !filepath.IsAbs(program) || seen[program] {
 				continue
 			}
 			seen[program] = true
-			h := Hook{At: fmt.Sprintf("%s:%d", filepath.Base(file), number), Program: program}
+			h := Hook{
+				At: fmt.Sprintf("%s:%d", filepath.Base(file), number), Program: program,
+				Ours: strings.HasPrefix(filepath.Base(program), "lvsguard"),
+			}
 			h.Open, h.Missing = g.open(program)
 			k.Hooks = append(k.Hooks, h)
 		}
