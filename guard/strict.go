@@ -54,6 +54,9 @@ func walkKeys(n *yaml.Node, t reflect.Type, depth int) error {
 		}
 	case reflect.Map:
 		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Kind != yaml.ScalarNode {
+				return fmt.Errorf("line %d: want a name before the colon", n.Content[i].Line)
+			}
 			if err := checkText(n.Content[i], t.Key()); err != nil {
 				return err
 			}
