@@ -3,6 +3,7 @@ module github.com/lvsguard/lvsguard
 go 1.26
 
 require (
+	github.com/cilium/ebpf v0.21.0
 	github.com/coreos/go-systemd/v22 v22.6.0
 	github.com/google/go-cmp v0.7.0
 	github.com/google/nftables v0.3.1-0.20251119083706-1db35da82052
@@ -19,7 +20,6 @@ require (
 )
 
 require (
-	github.com/cilium/ebpf v0.21.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/mdlayher/socket v0.5.1 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
