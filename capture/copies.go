@@ -2,7 +2,6 @@ package capture
 
 import (
 	"encoding/binary"
-	"math"
 	"math/bits"
 	"math/rand/v2"
 )
@@ -116,25 +115,17 @@ func (c *copies) drop(batch []Segment) int {
 	return n
 }
 
-// find returns where the packet was seen before, or else the place for it: that
-// of the oldest packet in its line.
+// find returns where the packet was seen before, or else a place for it, for
+// which the oldest of its line gives way: the latest is the first.
 func (c *copies) find(q *question) *sighting {
 	line := &c.seen[q.line]
-	var oldest *sighting
-	var age uint32
 	for i := range line {
-		s := &line[i]
-		if s.packet == q.packet {
-			return s
-		}
-		if a := q.time - s.time; oldest == nil || a > age || s.from == 0 {
-			oldest, age = s, a
-		}
-		if s.from == 0 { // never used
-			age = math.MaxUint32
+		if line[i].packet == q.packet {
+			return &line[i]
 		}
 	}
-	return oldest
+	line[3], line[2], line[1] = line[2], line[1], line[0]
+	return &line[0]
 }
 
 // again tells whether q is a copy of the same packet in s: one of whom that was
