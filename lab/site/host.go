@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -160,6 +162,33 @@ func (h *Host) Run(name string, args ...string) string {
 func (h *Host) Nft(rules string) {
 	h.t.Helper()
 	h.Run("nft", rules)
+}
+
+// Counted is what the host's kernel has counted under this name of /proc/net/netstat, since the host was made.
+func (h *Host) Counted(name string) uint64 {
+	h.t.Helper()
+	var text []byte
+	err := h.Do(func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/netstat")
+		return err
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	// Two lines for each protocol: names, and their values.
+	lines := strings.Split(string(text), "\n")
+	for i := 0; i+1 < len(lines); i += 2 {
+		names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
+		if at := slices.Index(names, name); at >= 0 && at < len(values) {
+			n, err := strconv.ParseUint(values[at], 10, 64)
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			return n
+		}
+	}
+	h.t.Fatalf("the kernel of %s does not count %s", h.Name, name)
+	return 0
 }
 
 // ip runs many commands of ip(8) at once.

@@ -8,10 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -109,28 +105,7 @@ func (c *Client) GetFrom(target netip.AddrPort, count int) int {
 // Resent is the number of SYNs that the client has sent again since it was made.
 func (c *Client) Resent() uint64 {
 	c.t.Helper()
-	var text []byte
-	err := c.Do(func() (err error) {
-		text, err = os.ReadFile("/proc/thread-self/net/netstat")
-		return err
-	})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	// Two lines for each protocol: names, and their values.
-	lines := strings.Split(string(text), "\n")
-	for i := 0; i+1 < len(lines); i += 2 {
-		names, values := strings.Fields(lines[i]), strings.Fields(lines[i+1])
-		if at := slices.Index(names, "TCPSynRetrans"); at >= 0 && at < len(values) {
-			n, err := strconv.ParseUint(values[at], 10, 64)
-			if err != nil {
-				c.t.Fatal(err)
-			}
-			return n
-		}
-	}
-	c.t.Fatal("the kernel does not count TCPSynRetrans")
-	return 0
+	return c.Counted("TCPSynRetrans")
 }
 
 // get is one request. A browser is more patient than its five seconds.
