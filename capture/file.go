@@ -83,6 +83,9 @@ type CutError struct {
 }
 
 func (e *CutError) Error() string {
+	if e.Offset == 0 {
+		return "capture is empty: there is not even a header"
+	}
 	return fmt.Sprintf("capture is cut at byte %d, in packet %d: what is before it was read", e.Offset, e.Packet)
 }
 

@@ -166,7 +166,8 @@ func OpenLive(config LiveConfig) (_ *Live, err error) {
 // explainRefusal says why there is no eBPF filter, and what to do.
 func explainRefusal(err error) string {
 	if errors.Is(err, unix.EPERM) && !errors.As(err, new(*ebpf.VerifierError)) {
-		return fmt.Sprintf("eBPF is refused (%v): it needs CAP_BPF, or before Linux 5.8 CAP_SYS_ADMIN", err)
+		// What the library says of it is for programmers.
+		return "eBPF is not permitted: it needs CAP_BPF, or before Linux 5.8 CAP_SYS_ADMIN"
 	}
 	return fmt.Sprintf("eBPF is refused: %v", err)
 }

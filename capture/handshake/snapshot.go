@@ -214,7 +214,8 @@ func (s *sum) figures(wanted Visibility) Figures {
 		v = wanted
 	case s.known == Both || s.known == Client:
 		v = s.known
-	case s.counts.Answers > 0 && !s.half:
+	case s.half:
+	case s.counts.Answers > 0, s.counts.Attempts == 0: // of no attempts, none was rejected
 		v = Both
 	}
 	return s.counts.figures(s.name, s.project, v)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -96,6 +97,10 @@ func (h *handshakes) check() error {
 		return errors.New("--for is for interfaces: captures end by themselves")
 	case !captures && len(h.local) > 0:
 		return errors.New("--local is for captures (-r): live, the host's own addresses are known")
+	case h.timeout <= 0 || h.timeout > handshake.MaxTimeout:
+		return fmt.Errorf("--timeout %s: want 1ms to %s", h.timeout, handshake.MaxTimeout)
+	case h.capacity <= 0 || h.capacity > handshake.MaxCapacity:
+		return fmt.Errorf("--capacity %d: want 1 to %d", h.capacity, handshake.MaxCapacity)
 	case h.duration < 0:
 		return fmt.Errorf("--for %s: want a duration above 0", h.duration)
 	}
@@ -105,16 +110,15 @@ func (h *handshakes) check() error {
 // choice is what the flags say of filters and addresses.
 func (h *handshakes) choice() (handshake.Choice, error) {
 	var c handshake.Choice
-	texts := h.filters
-	if h.tcpeek && len(texts) == 0 {
-		texts = []string{"RX:RX@*:*", "TX:TX@*:*"} // as tcpeek has it
-	}
-	for _, text := range texts {
+	for _, text := range h.filters {
 		f, err := handshake.ParseFilter(text)
 		if err != nil {
 			return c, usageError{err}
 		}
 		c.Filters = append(c.Filters, f)
+	}
+	if h.tcpeek {
+		c.Filters = withTcpeeks(c.Filters)
 	}
 	if err := c.Validate(); err != nil {
 		return c, usageError{err}
@@ -138,6 +142,18 @@ func (h *handshakes) choice() (handshake.Choice, error) {
 		}
 	}
 	return c, nil
+}
+
+// withTcpeeks puts before the filters the two that tcpeek always has.
+func withTcpeeks(filters []handshake.Filter) []handshake.Filter {
+	all := []handshake.Filter{
+		{Name: "RX", Rules: []handshake.Rule{{Direction: handshake.In}}},
+		{Name: "TX", Rules: []handshake.Rule{{Direction: handshake.Out}}},
+	}
+	all = slices.DeleteFunc(all, func(f handshake.Filter) bool {
+		return slices.ContainsFunc(filters, func(g handshake.Filter) bool { return f.Name == g.Name })
+	})
+	return append(all, filters...)
 }
 
 func (a *app) handshakes(ctx context.Context, h *handshakes) error {
@@ -171,14 +187,35 @@ func (a *app) handshakes(ctx context.Context, h *handshakes) error {
 		events.flush()
 	}
 	switch {
+	case h.json && h.events:
+		return errors.Join(err, json.NewEncoder(a.out).Encode(result)) // a line, as the events are
 	case h.json:
 		return errors.Join(err, a.printJSON(result))
 	case h.tcpeek:
 		writeTcpeek(a.out, &result)
 	default:
+		if h.refreshes(a) {
+			fmt.Fprint(a.out, clearScreen)
+		}
 		writeHandshakes(a.out, &result)
+		if len(h.files) > 0 && len(h.local) == 0 && directed(choice.Filters) {
+			fmt.Fprint(a.out, wrap("in and out (RX and TX) match both ways: a capture does not say which addresses are the host's own, --local does", ""))
+		}
 	}
 	return err
+}
+
+// refreshes tells whether the figures are shown each second while they are
+// counted.
+func (h *handshakes) refreshes(a *app) bool {
+	return len(h.files) == 0 && !h.events && !h.json && !h.tcpeek && isTerminal(a.out)
+}
+
+// directed tells whether a filter asks which end is local.
+func directed(filters []handshake.Filter) bool {
+	return slices.ContainsFunc(filters, func(f handshake.Filter) bool {
+		return slices.ContainsFunc(f.Rules, func(r handshake.Rule) bool { return r.Direction != handshake.Any })
+	})
 }
 
 // An eventWriter prints the ends of handshakes, for all workers.
@@ -215,6 +252,9 @@ func (a *app) readCaptures(ctx context.Context, h *handshakes, cfg handshake.Con
 	defer c.progress.end()
 	for _, name := range h.files {
 		if err = c.read(ctx, name); err != nil {
+			if name == "-" {
+				name = "standard input"
+			}
 			err = fmt.Errorf("%s: %w", name, err)
 			break
 		}
@@ -223,7 +263,7 @@ func (a *app) readCaptures(ctx context.Context, h *handshakes, cfg handshake.Con
 		return result, err
 	}
 	if c.last != 0 {
-		t.Expire(c.last)
+		t.Expire(c.latest)
 		from, to := time.Unix(0, c.first).UTC(), time.Unix(0, c.last).UTC()
 		result.Capture.From, result.Capture.To = &from, &to
 	}
@@ -235,12 +275,14 @@ func (a *app) readCaptures(ctx context.Context, h *handshakes, cfg handshake.Con
 
 // captureFiles reads captures into a tracker.
 type captureFiles struct {
-	tracker     *handshake.Tracker
-	segments    []capture.Segment
-	progress    *progress
-	stats       capture.Stats
-	opened      int
-	first, last int64 // times of segments
+	tracker  *handshake.Tracker
+	segments []capture.Segment
+	progress *progress
+	stats    capture.Stats
+	opened   int
+	// Times of segments: the least, the greatest, and that of the latest one,
+	// which is less than the greatest where captures are in the wrong order.
+	first, last, latest int64
 }
 
 func (c *captureFiles) read(ctx context.Context, name string) error {
@@ -281,12 +323,13 @@ func (c *captureFiles) read(ctx context.Context, name string) error {
 }
 
 func (c *captureFiles) take(segments []capture.Segment) {
-	if len(segments) == 0 {
-		return
+	for i := range segments {
+		at := segments[i].Time
+		if c.first == 0 || at < c.first {
+			c.first = at
+		}
+		c.last = max(c.last, at)
+		c.latest = at
 	}
-	if c.first == 0 {
-		c.first = segments[0].Time
-	}
-	c.last = segments[len(segments)-1].Time
 	c.tracker.Observe(0, segments)
 }

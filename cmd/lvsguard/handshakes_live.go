@@ -48,11 +48,11 @@ func (a *app) watchHandshakes(ctx context.Context, h *handshakes, cfg handshake.
 		switch {
 		case events != nil:
 			events.flush()
-		case isTerminal(a.out) && !h.json && !h.tcpeek:
+		case h.refreshes(a):
 			if err := look(); err != nil {
 				return result, err
 			}
-			fmt.Fprint(a.out, "\x1b[H\x1b[J") // home, and clear to the end
+			fmt.Fprint(a.out, clearScreen)
 			writeHandshakes(a.out, &result)
 			fmt.Fprintln(a.out, "\nCtrl-C ends it.")
 		}

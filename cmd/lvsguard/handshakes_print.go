@@ -155,7 +155,11 @@ func writeTcpeek(w io.Writer, r *handshakesJSON) {
 	}
 	fmt.Fprintln(w, rule)
 	fmt.Fprintln(w, " pcap stats")
-	fmt.Fprintf(w, "   recv   : %d\n", r.Capture.Handed)
+	recv := r.Capture.Handed
+	if r.Capture.Packets != nil {
+		recv = *r.Capture.Packets
+	}
+	fmt.Fprintf(w, "   recv   : %d\n", recv)
 	fmt.Fprintf(w, "   drop   : %d\n", r.Capture.Dropped)
 	fmt.Fprintln(w, "   ifdrop : 0")
 	fmt.Fprintln(w, "====================================")

@@ -60,7 +60,7 @@ func TestHandshakesOfCapture(t *testing.T) {
 			t.Errorf("%s: %+v", f.Name, f)
 		}
 	}
-	if other := r.Filters[2]; other.Attempts != 0 || other.Failure.Reject != nil {
+	if other := r.Filters[2]; other.Attempts != 0 || other.Failure.Reject == nil {
 		t.Errorf("a port that nobody asked for: %+v", other)
 	}
 	if r.Capture.From == nil || r.Capture.Files[0] != path {

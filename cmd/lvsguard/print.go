@@ -72,6 +72,9 @@ func writeRow(w io.Writer, columns []column, cells []string, tint string) {
 	fmt.Fprintln(w, text)
 }
 
+// clearScreen goes home and clears to the end: clearing first would flicker.
+const clearScreen = "\x1b[H\x1b[J"
+
 const (
 	red    = "\x1b[31m"
 	yellow = "\x1b[33m"

@@ -126,6 +126,9 @@ func openHandshakes(cfg guard.HandshakesConfig, services []handshake.Service, lo
 	if err != nil {
 		return nil, err
 	}
+	if cfg.TcpeekSocket != "" {
+		filters = withTcpeeks(filters)
+	}
 	w, err := openWire(wireConfig{
 		interfaces: cfg.Interfaces, workers: cfg.Workers, visibility: cfg.Visibility, log: log,
 		handshake: handshake.Config{

@@ -39,8 +39,7 @@ func watch[T any](ctx context.Context, a *app, asJSON bool, next func(context.Co
 // show writes a screen over the last one, or err in its place.
 func (a *app) show(err error, write func()) {
 	if isTerminal(a.out) {
-		// Home, and clear to the end: clearing first would flicker.
-		fmt.Fprint(a.out, "\x1b[H\x1b[J")
+		fmt.Fprint(a.out, clearScreen)
 	}
 	if err != nil {
 		fmt.Fprintf(a.out, "%v\n", err)

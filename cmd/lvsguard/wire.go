@@ -44,9 +44,10 @@ func openWire(cfg wireConfig) (*wire, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Workers wait in the kernel, or work: a processor for each. It stays so
+	// A worker that waits in the kernel holds a processor of Go's for a while, so
+	// there is one for each, and some for whoever asks meanwhile. It stays so
 	// when they are gone, which costs nothing.
-	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), w.live.Workers()))
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), w.live.Workers()+2))
 	cfg.handshake.Choice.Local = w.live.Local
 	if w.trackers, err = handshake.NewTrackers(w.live.Workers(), cfg.handshake); err != nil {
 		w.live.Close()

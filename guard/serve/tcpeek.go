@@ -145,7 +145,7 @@ func (t *Tcpeek) answer(s *guard.Status, refresh bool, who string) []byte {
 	}
 	if c := s.Capture; c != nil {
 		var p tcpeekPcap
-		p.Stats.Recv, p.Stats.Drop = c.Handed, c.Dropped
+		p.Stats.Recv, p.Stats.Drop = *cmp.Or(c.Packets, &c.Handed), c.Dropped
 		list = append(list, map[string]tcpeekPcap{"pcap": p})
 	}
 	text, err := json.Marshal(list)
