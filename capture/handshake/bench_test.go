@@ -27,7 +27,7 @@ func BenchmarkMix(b *testing.B) {
 	var packets uint64
 	var took time.Duration
 	for range b.N {
-		t, err := New(Config{})
+		t, err := New(Config{HugePages: true})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -89,11 +89,13 @@ type table struct {
 	room int // how many it may hold
 }
 
-func newTable(capacity int, keys bool) table {
-	size := 2 << bits.Len(uint(capacity-1))
-	t := table{places: make([]attempt, size), some: make([]uint64, size/block/64+1), mask: uint64(size - 1), room: capacity}
-	inHugePages(t.places)
-	if keys {
+func newTable(cfg *Config) table {
+	size := 2 << bits.Len(uint(cfg.Capacity-1))
+	t := table{places: make([]attempt, size), some: make([]uint64, size/block/64+1), mask: uint64(size - 1), room: cfg.Capacity}
+	if cfg.HugePages {
+		inHugePages(t.places)
+	}
+	if cfg.Events != nil {
 		t.keys = make([]key, size)
 	}
 	for i := range t.seed {

@@ -42,7 +42,11 @@ type Config struct {
 	// Capacity is the number of attempts that may be pending; 0 is
 	// DefaultCapacity.
 	Capacity int
-	Choice   Choice
+	// HugePages has the kernel back the table with them, if it will: a third
+	// less time for a segment, and the memory for all of the table is taken as
+	// soon as there are a few dozen attempts.
+	HugePages bool
+	Choice    Choice
 	// Events is called for every attempt that ends. May be nil.
 	Events func(Event)
 }
@@ -119,7 +123,7 @@ func New(cfg Config) (*Tracker, error) {
 	if err := cfg.Choice.Validate(); err != nil {
 		return nil, err
 	}
-	t := &Tracker{table: newTable(cfg.Capacity, cfg.Events != nil), timeout: cfg.Timeout, events: cfg.Events}
+	t := &Tracker{table: newTable(&cfg), timeout: cfg.Timeout, events: cfg.Events}
 	t.use(cfg.Choice)
 	return t, nil
 }

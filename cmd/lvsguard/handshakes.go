@@ -244,6 +244,7 @@ func (w *eventWriter) flush() {
 
 // readCaptures counts what is in the files, one after the other.
 func (a *app) readCaptures(ctx context.Context, h *handshakes, cfg handshake.Config, visibility handshake.Visibility) (result handshakesJSON, err error) {
+	cfg.HugePages = true // captures are read as fast as can be
 	t, err := handshake.New(cfg)
 	if err != nil {
 		return result, usageError{err}
