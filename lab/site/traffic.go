@@ -9,15 +9,18 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A RealServer serves HTTP on all ports of the virtual services. It answers every request with its name.
 type RealServer struct {
 	*Host
 
-	site    *Site
-	number  int
-	servers []io.Closer
+	site      *Site
+	number    int
+	servers   []io.Closer
+	listeners []*net.TCPListener
 }
 
 // Address is the real server's own address, by which the directors know it.
@@ -53,9 +56,9 @@ func (r *RealServer) serve() error {
 			continue
 		}
 		served[port] = true
-		var listener net.Listener
+		var listener *net.TCPListener
 		err := r.Do(func() (err error) {
-			listener, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+			listener, err = net.ListenTCP("tcp", &net.TCPAddr{Port: int(port)})
 			return err
 		})
 		if err != nil {
@@ -65,10 +68,25 @@ func (r *RealServer) serve() error {
 			Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, r.Name) }),
 			ReadHeaderTimeout: 10 * time.Second,
 		}
-		r.servers = append(r.servers, server)
+		r.servers, r.listeners = append(r.servers, server), append(r.listeners, listener)
 		go server.Serve(listener)
 	}
 	return nil
+}
+
+// Backlog sets how many half-open connections each of its ports has room for, and how many that are not accepted yet.
+func (r *RealServer) Backlog(n int) {
+	r.t.Helper()
+	for _, l := range r.listeners {
+		var refused error
+		raw, err := l.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { refused = unix.Listen(int(fd), n) })
+		}
+		if err := errors.Join(err, refused); err != nil {
+			r.t.Fatalf("listen again on %s: %v", r.Name, err)
+		}
+	}
 }
 
 func (r *RealServer) close() {
