@@ -27,9 +27,7 @@ type Arch string
 // The architectures of guests.
 const (
 	AMD64 Arch = "amd64"
-	// I386 is Debian's 32-bit kernel with high memory. As on any such machine only a part of the memory is low; here it is
-	// a smaller one than elsewhere, so that a flood that an emulated machine can bear is able to exhaust it.
-	I386 Arch = "386"
+	I386  Arch = "386" // Debian's 32-bit kernel with high memory, and its programs
 )
 
 // Config is a machine to be. Only Commands must be given.
@@ -39,7 +37,8 @@ type Config struct {
 	Output   string // absolute name of an existing directory, the same on both sides; "": a temporary one
 	Accel    string // QEMU's accelerator: tcg (if empty) or kvm
 	CPUs     int    // 0: 2
-	MemoryMB int    // 0: 2048, of which I386 has 200 low
+	MemoryMB int    // 0: 2048
+	LowMB    int    // about how much of it an I386's kernel can use for itself; 0: as much as there can be, about 850
 
 	// Stdin and Stdout are the commands' standard files. If both are terminals, the guest's console becomes one as well,
 	// and what is typed, Ctrl-C included, goes there.
@@ -75,7 +74,7 @@ func Run(ctx context.Context, config Config) (status int, err error) {
 		return 0, err
 	}
 
-	// A 32-bit guest has the host's root as well, below its own.
+	// A 32-bit guest has a root of its own, laid over the host's.
 	root := "/"
 	if config.Arch == I386 {
 		if root, err = i386Root(ctx); err != nil {
@@ -141,7 +140,7 @@ func arguments(config Config, kernel Kernel, initrd, kernelLog string) []string 
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-accel", accel, "-cpu", "max", "-smp", strconv.Itoa(or(config.CPUs, 2)), "-m", strconv.Itoa(or(config.MemoryMB, 2048)),
 		"-kernel", kernel.Image, "-initrd", initrd,
-		"-append", strings.Join(kernelOptions(config.Arch), " "),
+		"-append", strings.Join(kernelOptions(config.LowMB), " "),
 		"-serial", "file:" + kernelLog,
 		"-chardev", "stdio,id=console,signal=off",
 		"-device", "virtio-serial-pci", "-device", "virtconsole,chardev=console",
@@ -156,16 +155,17 @@ func arguments(config Config, kernel Kernel, initrd, kernelLog string) []string 
 
 // kernelOptions make the kernel talk to the console and end at its first panic, and spare an emulated machine what costs
 // time there.
-func kernelOptions(arch Arch) []string {
+func kernelOptions(lowMB int) []string {
 	options := []string{
 		"console=ttyS0", "quiet", "panic=-1",
 		"mitigations=off", "nokaslr", "nowatchdog", "init_on_alloc=0",
 		"no_timer_check",           // on a busy host the timer comes too late for the check, which panics
 		"rcupdate.rcu_expedited=1", // network namespaces come and go in a fraction of the time
 	}
-	if arch == I386 {
-		// What is kept for virtual addresses of the kernel's is not there for low memory.
-		options = append(options, "vmalloc=800M")
+	if lowMB > 0 {
+		// Of a gigabyte of the kernel's addresses low memory gets what is not kept for others.
+		// Without the files of tracefs, which take 6 MB of it for nothing and count as if they could be given back.
+		options = append(options, fmt.Sprintf("vmalloc=%dM", 980-lowMB), "initcall_blacklist=tracer_init_tracefs")
 	}
 	return options
 }
@@ -233,7 +233,8 @@ func goTool(ctx context.Context, arch Arch, verb string, args ...string) error {
 		if err := output(ctx, "make", "--silent", "--directory", directory, "bin/386.mod"); err != nil {
 			return err
 		}
-		args = append([]string{verb, "-modfile", filepath.Join(directory, "bin/386.mod")}, args[1:]...)
+		// With -trimpath it shares what 'make cross' has compiled.
+		args = append([]string{verb, "-trimpath", "-modfile", filepath.Join(directory, "bin/386.mod")}, args[1:]...)
 		environment = append(environment, "GOARCH=386")
 	}
 	tool := exec.CommandContext(ctx, "go", args...)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -100,7 +101,7 @@ func (o options) execute(ctx context.Context) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		return o.boot(ctx, boot{o.arch, []lab.Command{{Args: o.arguments, Dir: here, Env: o.environment(work)}}})
+		return o.boot(ctx, boot{arch: o.arch, commands: []lab.Command{{Args: o.arguments, Dir: here, Env: o.environment(work)}}})
 	}
 	return o.test(ctx, work)
 }
@@ -151,11 +152,13 @@ func (o options) test(ctx context.Context, work string) (int, error) {
 			shared.commands = append(shared.commands, o.command(b, o.arch, work, o.run, either("^TestAlone", o.skip)))
 		}
 		for _, name := range alone {
-			arch := o.arch
+			its := boot{arch: o.arch}
 			if strings.HasPrefix(name, "TestAlone386") {
-				arch = lab.I386
+				// So little that a flood which an emulated machine can bear exhausts it.
+				its = boot{arch: lab.I386, memoryMB: 512, lowMB: 28}
 			}
-			boots = append(boots, boot{arch, []lab.Command{o.command(b, arch, work, exactly(name, o.run), o.skip)}})
+			its.commands = []lab.Command{o.command(b, its.arch, work, exactly(name, o.run), o.skip)}
+			boots = append(boots, its)
 		}
 	}
 	if boots[0] = shared; shared.commands == nil {
@@ -189,8 +192,9 @@ func (o options) test(ctx context.Context, work string) (int, error) {
 
 // A boot is a machine's life, and what it does in it.
 type boot struct {
-	arch     lab.Arch
-	commands []lab.Command
+	arch            lab.Arch
+	memoryMB, lowMB int // 0: as usual
+	commands        []lab.Command
 }
 
 func (o options) boot(ctx context.Context, b boot) (int, error) {
@@ -200,7 +204,8 @@ func (o options) boot(ctx context.Context, b boot) (int, error) {
 		defer cancel()
 	}
 	config := lab.Config{
-		Arch: b.arch, Commands: b.commands, Output: o.output, Accel: o.accel, MemoryMB: o.memoryMB, Stdout: os.Stdout,
+		Arch: b.arch, Commands: b.commands, Output: o.output, Accel: o.accel, Stdout: os.Stdout,
+		MemoryMB: cmp.Or(b.memoryMB, o.memoryMB), LowMB: b.lowMB,
 	}
 	if o.live || o.exec {
 		config.Stdin = os.Stdin
