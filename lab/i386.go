@@ -12,7 +12,7 @@ import (
 )
 
 // i386Packages are what a 32-bit guest cannot take from the host, with all that they depend on.
-const i386Packages = "linux-image-686-pae bash conntrack coreutils dash grep hping3 iproute2 ipvsadm keepalived kmod nftables procps tcpdump"
+const i386Packages = "linux-image-686-pae bash conntrack coreutils dash grep hping3 iproute2 ipvsadm keepalived kmod nftables procps prometheus-node-exporter tcpdump"
 
 // i386Root is a directory with Debian's packages for i386, unpacked, which a guest lays over the host's root. The first
 // call fetches them, about 90 MB, by way of apt and without touching what the host knows of its own packages.
