@@ -206,7 +206,7 @@ func TestFailoverUnderFlood(t *testing.T) {
 		if served := s.Client.Get(20); served != 20 {
 			t.Errorf("%d of 20 requests served by the new master", served)
 		}
-	}, site.DR4, site.NAT6)
+	}, site.DR4)
 }
 
 // TestRestart kills the guard in mid-flood, and restarts it as systemd does: no packet of the flood gets through.

@@ -43,7 +43,7 @@ func TestHandshakes(t *testing.T) {
 		others := sockets()
 		command := make(chan string, 1)
 		go func() {
-			out, err := d.TryLvsguard("handshakes", "--for", "25s", "--json")
+			out, err := d.TryLvsguard("handshakes", "--for", "15s", "--json")
 			if err != nil {
 				out = err.Error()
 			}
@@ -55,7 +55,7 @@ func TestHandshakes(t *testing.T) {
 		// A client whose SYN an emulated host is slow to answer repeats it. That is not the guard's to leave out.
 		resent := s.Client.Resent()
 		before := handshakesOf(t, d, 0)
-		const requests = 100
+		const requests = 60
 		if n := s.Client.Get(requests); n != requests {
 			t.Fatalf("%d of %d requests served", n, requests)
 		}
