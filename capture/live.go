@@ -23,7 +23,6 @@ import (
 // What Live does if it is not told otherwise.
 const (
 	defaultRing = 8 << 20
-	maxWorkers  = 8
 
 	// batchSize is how many segments are handed on at once, at most.
 	batchSize = 256
@@ -42,6 +41,9 @@ const (
 // forgets fewer than 1 in 10,000, after 200 ms none; of 100,000 more with the
 // signature 1 in 75, after 200 ms none either.
 const defaultSYNs = 2_000_000
+
+// MaxWorkers is how many workers there are at most if nobody says how many.
+const MaxWorkers = 8
 
 // LiveConfig says what is captured.
 type LiveConfig struct {
@@ -109,7 +111,7 @@ type worker struct {
 // the classic filter is used.
 func OpenLive(config LiveConfig) (_ *Live, err error) {
 	if config.Workers <= 0 {
-		config.Workers = min(runtime.GOMAXPROCS(0), maxWorkers)
+		config.Workers = min(runtime.NumCPU(), MaxWorkers)
 	}
 	if config.Ring <= 0 {
 		config.Ring = defaultRing

@@ -37,8 +37,8 @@ func (c *HandshakesConfig) check() error {
 	bad := func(key, format string, args ...any) error {
 		return badKey(fmt.Sprintf(format, args...), "handshakes", key)
 	}
-	if c.Workers < 0 || c.Workers > MaxWorkers {
-		return bad("workers", "want 0, for one a core, to %d", MaxWorkers)
+	if c.Workers < 0 || c.Workers > capture.MaxWorkers {
+		return bad("workers", "want 0, for one a core, to %d", capture.MaxWorkers)
 	}
 	if c.Timeout < time.Second || c.Timeout > handshake.MaxTimeout {
 		return bad("timeout", "want a duration from 1s to %s", handshake.MaxTimeout)
@@ -58,9 +58,6 @@ func (c *HandshakesConfig) check() error {
 	}
 	return nil
 }
-
-// MaxWorkers is how many workers capture at most, each with a ring of 8 MiB.
-const MaxWorkers = 8
 
 // ParseFilters reads the filters.
 func (c *HandshakesConfig) ParseFilters() ([]handshake.Filter, error) {

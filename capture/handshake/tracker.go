@@ -31,7 +31,7 @@ const (
 
 	// MaxTimeout is well within what a tick can tell.
 	MaxTimeout = time.Hour
-	// MaxCapacity leaves a slot of the index some bits for the hash.
+	// MaxCapacity takes 1 GiB.
 	MaxCapacity = 1 << 24
 )
 

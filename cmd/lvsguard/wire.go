@@ -33,13 +33,9 @@ type wireConfig struct {
 func openWire(cfg wireConfig) (*wire, error) {
 	w := &wire{visibility: cfg.visibility, filters: cfg.handshake.Choice.Filters}
 	w.services.Store(&cfg.handshake.Choice.Services)
-	workers := cfg.workers
-	if workers == 0 {
-		workers = min(runtime.NumCPU(), guard.MaxWorkers)
-	}
 	var err error
 	w.live, err = capture.OpenLive(capture.LiveConfig{
-		Interfaces: cfg.interfaces, Services: w.addresses, Workers: workers, Log: cfg.log,
+		Interfaces: cfg.interfaces, Services: w.addresses, Workers: cfg.workers, Log: cfg.log,
 	})
 	if err != nil {
 		return nil, err
