@@ -141,18 +141,10 @@ func OpenLive(config LiveConfig) (_ *Live, err error) {
 	if l.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("make an eventfd: %w", err)
 	}
-	kernel, refused := loadFilter(config.SYNs)
-	if refused == nil {
-		l.filter, l.filterKind, l.memory = kernel, "ebpf", l.memory+kernel.memory
-		if err := l.bindEBPF(kernel); err != nil {
-			return nil, err
-		}
-	} else {
-		first := l.workers[0]
-		first.classic = newClassicFilter(first.ring)
-		l.filter, l.filterKind, l.filterReason = first.classic, "classic", explainRefusal(refused)
+	if refused := l.useEBPF(); refused != nil {
+		l.filterReason = explainRefusal(refused)
 		config.Log.Warn("capture takes the classic filter, which hands up every TCP segment", "because", l.filterReason)
-		if err := first.ring.bind(); err != nil {
+		if err := l.useClassic(); err != nil {
 			return nil, err
 		}
 	}
@@ -171,6 +163,10 @@ func explainRefusal(err error) string {
 		// What the library says of it is for programmers.
 		return "eBPF is not permitted: it needs CAP_BPF, or before Linux 5.8 CAP_SYS_ADMIN"
 	}
+	if errors.Is(err, unix.ENOMEM) {
+		// A socket's filter counts against this, which is 10 KiB on 32-bit.
+		return fmt.Sprintf("eBPF is refused: %v (if net.core.optmem_max is small: sysctl -w net.core.optmem_max=131072)", err)
+	}
 	return fmt.Sprintf("eBPF is refused: %v", err)
 }
 
@@ -183,6 +179,44 @@ func (l *Live) addRing() error {
 	l.workers = append(l.workers, &worker{ring: r, locals: &l.locals})
 	l.memory += int64(len(r.mem))
 	return r.attachClassic(dropAll())
+}
+
+// useEBPF makes a ring for each worker, with the eBPF filter.
+func (l *Live) useEBPF() error {
+	kernel, err := loadFilter(l.config.SYNs)
+	if err != nil {
+		return err
+	}
+	if err := l.bindEBPF(kernel); err != nil {
+		return errors.Join(err, kernel.Close())
+	}
+	l.filter, l.filterKind, l.memory = kernel, "ebpf", l.memory+kernel.memory
+	return nil
+}
+
+// useClassic makes one ring with the classic filter. Rings that were to have
+// another one are not used for it: they may share what they hear.
+func (l *Live) useClassic() error {
+	err := l.closeRings()
+	l.workers, l.memory = nil, 0
+	if err != nil {
+		return err
+	}
+	if err := l.addRing(); err != nil {
+		return err
+	}
+	first := l.workers[0]
+	first.classic = newClassicFilter(first.ring)
+	l.filter, l.filterKind = first.classic, "classic"
+	return first.ring.bind()
+}
+
+func (l *Live) closeRings() error {
+	var errs []error
+	for _, w := range l.workers {
+		errs = append(errs, w.ring.close())
+	}
+	return errors.Join(errs...)
 }
 
 // bindEBPF makes the rings hear, and share what they hear. Until they share it,
@@ -213,10 +247,7 @@ func (l *Live) bindEBPF(f *kernelFilter) error {
 
 // Close ends the capture. Run must have returned.
 func (l *Live) Close() error {
-	var errs []error
-	for _, w := range l.workers {
-		errs = append(errs, w.ring.close())
-	}
+	errs := []error{l.closeRings()}
 	if l.filter != nil {
 		errs = append(errs, l.filter.Close())
 	}

@@ -95,6 +95,21 @@ func TestBPFCapability(t *testing.T) {
 	}
 }
 
+// Where a socket has no room for the eBPF filter, as on 32-bit kernels by
+// default, there is the classic one.
+func TestNoRoomForFilter(t *testing.T) {
+	h := netns.New(t)
+	h.Run(t, "sysctl", "-qw", "net.core.optmem_max=4096")
+	l := listenWithout(t, h, nil, LiveConfig{Interfaces: []string{"lo"}, Workers: 2})
+	kind, reason := l.Filter()
+	if kind != "classic" || !strings.Contains(reason, "sysctl -w net.core.optmem_max=") {
+		t.Errorf("filter %s because %q", kind, reason)
+	}
+	if n := l.Workers(); n != 1 || l.Memory() != defaultRing {
+		t.Errorf("%d workers with %d bytes of memory, want one ring's %d", n, l.Memory(), defaultRing)
+	}
+}
+
 func runBriefly(l *Live) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	return l.Run(ctx, func(int, int64, []Segment) { cancel() })
