@@ -16,14 +16,15 @@ var leaves = []string{"capture", "ipvs", "keepalived", "nft"}
 // may tells what of ours a package may stand on, besides what stands in itself.
 // A package that is not named here may stand on nothing of ours.
 var may = map[string][]string{
-	"guard":        append([]string{"guard/pressure", "capture/handshake"}, leaves...),
-	"guard/serve":  append([]string{"guard", "guard/pressure", "capture/handshake"}, leaves...),
-	"guard/alert":  append([]string{"guard", "guard/pressure", "capture/handshake"}, leaves...),
-	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/doctor", "guard/pressure", "capture/handshake"}, leaves...),
+	"guard":        append([]string{"guard/pressure", "guard/incident", "capture/handshake"}, leaves...),
+	"guard/serve":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake"}, leaves...),
+	"guard/alert":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake"}, leaves...),
+	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/incident", "guard/doctor", "guard/pressure", "capture/handshake"}, leaves...),
 
 	"capture/handshake": {"capture"},
 	"guard/doctor":      append([]string{"guard/pressure"}, leaves...),
 	"guard/pressure":    {},
+	"guard/incident":    {"capture"},
 
 	"bench/cmd/bench": {"bench/mix"},
 	"bench/cmd/mix":   {"bench/mix"},
