@@ -164,25 +164,26 @@ type Feature struct {
 
 // A Field is the distribution of one field of the packets.
 type Field struct {
-	Name   string  `json:"name"` // window, length, ttl, options, mss, sport, dport, seq, ipid
+	Name   string  `json:"name"` // window, length, data, ttl, options, mss, flags, sport, dport, seq, ipid
 	Values []Value `json:"values"`
-	// Others is the share of all values that are not listed.
-	OthersFlood float64 `json:"others_flood"`
-	OthersGood  float64 `json:"others_good"`
-	Pattern     string  `json:"pattern,omitempty"` // as "constant", "random", "counts up by 1"
+	// Others are the shares of all values that are not listed.
+	OthersFlood float64  `json:"others_flood"`
+	OthersGood  *float64 `json:"others_good"`
+	Pattern     string   `json:"pattern,omitempty"` // as "constant", "random", "counts up by 1"
 }
 
 // A Value is one value of a Field, with its share of the flood and of good
-// clients, 0 to 1.
+// clients, 0 to 1. Good is null where none completed.
 type Value struct {
-	Value string  `json:"value"`
-	Flood float64 `json:"flood"`
-	Good  float64 `json:"good"`
+	Value string   `json:"value"`
+	Flood float64  `json:"flood"`
+	Good  *float64 `json:"good"`
 }
 
 // Sources are where the flood's packets say that they come from.
 type Sources struct {
-	// Distinct is an estimate; null without packets.
+	// Distinct is an estimate, within 3 %, of how many the flood's sampled packets
+	// have; null without packets.
 	Distinct *uint64         `json:"distinct"`
 	Prefixes map[int][]Value `json:"prefixes"` // by length: 8, 16, 24; 32, 48, 64 for IPv6
 	// Spoofed says in words why the sources are likely spoofed; empty if nothing
