@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +81,8 @@ func (d Detect) clearRate(rate float64) float64 {
 
 // ServiceConfig is what the configuration says of one virtual service.
 type ServiceConfig struct {
+	// Project is what it belongs to; empty: to none.
+	Project string
 	// Addresses are where a fwmark service is reached: its mark alone does not
 	// tell.
 	Addresses []netip.AddrPort
@@ -125,6 +128,9 @@ type Config struct {
 	Handshakes HandshakesConfig
 	Pressure   PressureConfig
 	Servers    ServersConfig
+	// Project is what belongs to no other.
+	Project string
+	Alerts  AlertsConfig
 }
 
 // wantsTable says whether there is anything to count or drop.
@@ -136,6 +142,11 @@ func (c *Config) DetectFor(k ipvs.Key) Detect {
 		return s.Detect
 	}
 	return c.Detect
+}
+
+// ProjectOf gives the project of one service; empty if it has none.
+func (c *Config) ProjectOf(k ipvs.Key) string {
+	return cmp.Or(c.Services[k].Project, c.Project)
 }
 
 // table is the part of the configuration that the table's rules depend on.
@@ -163,6 +174,7 @@ func DefaultConfig() *Config {
 		},
 		Pressure: PressureConfig{Warning: 0.75, Critical: 0.9},
 		Servers:  ServersConfig{Interval: 2 * time.Second, Timeout: time.Second},
+		Alerts:   AlertsConfig{GroupBy: []string{"project"}, Repeat: 4 * time.Hour},
 	}
 }
 
@@ -183,9 +195,12 @@ type rawConfig struct {
 	Handshakes HandshakesConfig        `yaml:"handshakes"`
 	Pressure   PressureConfig          `yaml:"pressure"`
 	Servers    ServersConfig           `yaml:"servers"`
+	Project    string                  `yaml:"project"`
+	Alerts     AlertsConfig            `yaml:"alerts"`
 }
 
 type rawService struct {
+	Project   string     `yaml:"project,omitempty"`
 	Addresses []watched  `yaml:"addresses,omitempty"`
 	Detect    detectNode `yaml:"detect"`
 }
@@ -323,6 +338,7 @@ func ParseConfig(r io.Reader) (*Config, error) {
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
 		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
+		Project: c.Project, Alerts: c.Alerts,
 	}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(text))
@@ -383,6 +399,15 @@ func (c *Config) fill(raw rawConfig) error {
 		return err
 	}
 	if err := c.Servers.check(); err != nil {
+		return err
+	}
+	c.Project, c.Alerts = raw.Project, raw.Alerts
+	if c.Project != "" {
+		if err := checkName(c.Project); err != nil {
+			return badKey(err.Error(), "project")
+		}
+	}
+	if err := c.Alerts.check(); err != nil {
 		return err
 	}
 	if c.Prearm < 0 || c.Prearm > time.Hour {
@@ -453,7 +478,12 @@ func (c *Config) fillSignatures(raw []rawSignature) error {
 
 func (c *Config) fillService(k ipvs.Key, raw rawService) error {
 	at := []string{"services", k.String()}
-	s := ServiceConfig{Detect: c.Detect}
+	s := ServiceConfig{Project: raw.Project, Detect: c.Detect}
+	if s.Project != "" {
+		if err := checkName(s.Project); err != nil {
+			return badKey(err.Error(), append(at, "project")...)
+		}
+	}
 	for _, w := range raw.Addresses {
 		s.Addresses = append(s.Addresses, netip.AddrPort(w))
 	}
@@ -526,6 +556,7 @@ func (c *Config) Write(w io.Writer) error {
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
 		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
+		Project: c.Project, Alerts: c.Alerts,
 		Services: make(map[ipvs.Key]rawService),
 	}
 	for _, s := range c.Signatures {
@@ -539,7 +570,7 @@ func (c *Config) Write(w io.Writer) error {
 		raw.Signatures = append(raw.Signatures, r)
 	}
 	for k, s := range c.Services {
-		var r rawService
+		r := rawService{Project: s.Project}
 		for _, at := range s.Addresses {
 			r.Addresses = append(r.Addresses, watched(at))
 		}

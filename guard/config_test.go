@@ -67,6 +67,34 @@ services:
 				Addresses: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:80"), netip.MustParseAddrPort("[2001:db8::7]:0")},
 			}}
 		})},
+		{"projects", `
+project: infra
+services:
+  192.0.2.1:80: {project: shop}
+`, with(func(c *Config) {
+			c.Project = "infra"
+			c.Services = map[ipvs.Key]ServiceConfig{mustKey(t, "192.0.2.1:80"): {Project: "shop", Detect: c.Detect}}
+		})},
+		{"receivers", `
+alerts:
+  group_by: [project, service]
+  repeat: 1h
+  receivers:
+    - {name: oncall, slack: {url_file: /etc/slack}, severities: [critical, warning], projects: [shop]}
+    - {name: mail, mail: {to: [a@example.net], from: g@example.net, server: "smtp:587"}}
+    - {name: hook, webhook: {url: "https://h.example.net/x"}}
+    - {name: am, alertmanager: {url: "http://192.0.2.30:9093"}}
+    - {name: page, command: {argv: [/bin/page, -v]}}
+`, with(func(c *Config) {
+			c.Alerts.GroupBy, c.Alerts.Repeat = []string{"project", "service"}, time.Hour
+			c.Alerts.Receivers = []ReceiverConfig{
+				{Name: "oncall", Severities: []Severity{SeverityCritical, SeverityWarning}, Projects: []string{"shop"}, Slack: &SlackConfig{URLFile: "/etc/slack"}},
+				{Name: "mail", Mail: &MailConfig{To: []string{"a@example.net"}, From: "g@example.net", Server: "smtp:587", TLS: MailStartTLS}},
+				{Name: "hook", Webhook: &WebhookConfig{URL: "https://h.example.net/x"}},
+				{Name: "am", Alertmanager: &AlertmanagerConfig{URL: "http://192.0.2.30:9093"}},
+				{Name: "page", Command: &CommandConfig{Argv: []string{"/bin/page", "-v"}}},
+			}
+		})},
 		{"watch and allow", `
 watch: ["192.0.2.9:443"]
 allow: [10.0.0.0/8, 192.0.2.9, "2001:db8::/32"]
@@ -135,6 +163,17 @@ func TestParseConfigErrors(t *testing.T) {
 		{"aliases", "detect: &d {rate: 5}\nservices: {192.0.2.1:80: *d}", "line 2: aliases are not supported here: write the value out"},
 		{"no YAML", "mode: [", "line 1: did not find expected node content"},
 		{"instance without addresses", "keepalived: {instances: {VI_1: []}}", "line 1: keepalived.instances.VI_1: an instance without addresses has no role: list its virtual addresses"},
+		{"project", "project: a/b", `line 1: project: "a/b": want 1 to 64 letters, digits, dots, dashes and underscores`},
+		{"project of a service", "services:\n  192.0.2.1:80: {project: 'a b'}", `line 2: services.192.0.2.1:80.project: "a b": want 1 to 64 letters, digits, dots, dashes and underscores`},
+		{"group by", "alerts:\n  group_by: [team]", `line 2: alerts.group_by: no label "team"; there are: project, service, filter, resource, kind, instance, server, source, host, rule`},
+		{"repeat", "alerts: {repeat: 1s}", "line 1: alerts.repeat: want a duration from 1m to 168h"},
+		{"receiver of no kind", "alerts:\n  receivers:\n    - {name: a}", `line 3: alerts.receivers.0: "a" has 0 of slack, mail, webhook, alertmanager and command: want exactly one`},
+		{"receiver twice", "alerts:\n  receivers:\n    - {name: a, command: {argv: [/a]}}\n    - {name: a, command: {argv: [/a]}}", `line 4: alerts.receivers.1: name "a" is taken: give each receiver its own`},
+		{"receiver's severity", "alerts: {receivers: [{name: a, severities: [bad], command: {argv: [/a]}}]}", `line 1: alerts.receivers.0.severities: "bad": want info, warning or critical`},
+		{"mail to nobody", "alerts:\n  receivers:\n    - name: a\n      mail:\n        to: [nobody]", `line 5: alerts.receivers.0.mail.to: "nobody": want an address, as oncall@example.net`},
+		{"a password in a URL", "alerts: {receivers: [{name: a, webhook: {url: 'https://u:canary@h/'}}]}", "line 1: alerts.receivers.0.webhook.url: no user and password in the URL: secrets come from files"},
+		{"Slack without a URL", "alerts: {receivers: [{name: a, slack: {}}]}", "line 1: alerts.receivers.0.slack.url_file: empty: want the path of a file with the webhook's URL, which is a secret"},
+		{"a command of the path", "alerts: {receivers: [{name: a, command: {argv: [page]}}]}", "line 1: alerts.receivers.0.command.argv: want a program by its whole path, and its arguments"},
 		{"journal", "journal: {max_bytes: 5}", "line 1: journal.max_bytes: want at least 65536 bytes"},
 	}
 	for _, tt := range tests {

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ type view struct {
 	leases      map[ipvs.Key]Lease
 	declined    map[ipvs.Key]bool
 	completions map[ipvs.Key]*float64
-	role        HostRole
+	cfg         *Config
 	pressure    *PressureReport
 	sockets     *SocketsReport
 	tickTook    time.Duration
@@ -40,7 +41,7 @@ func (d *Daemon) Status() *Status {
 	v := d.view.Load()
 	s := &Status{
 		Version: d.opts.Version, Time: v.at, StartedAt: d.started,
-		Mode: v.mode, ModeFrom: v.modeFrom, Role: v.role,
+		Mode: v.mode, ModeFrom: v.modeFrom, Role: v.cfg.Role,
 		ConfigError: v.configErr, Journal: d.journal.Health(),
 		Total: totalFigures(v.verdicts), Unknown: v.sample.Unknown,
 		Roles: []RoleStatus{}, Services: make([]ServiceStatus, 0, len(v.verdicts)), Capture: v.sample.Capture,
@@ -61,7 +62,7 @@ func (d *Daemon) Status() *Status {
 		figures[v.sample.Handshakes[i].Name] = &v.sample.Handshakes[i]
 	}
 	unknown := v.sample.Unknown
-	if v.role == RoleHost {
+	if v.cfg.Role == RoleHost {
 		unknown = maps.Clone(unknown)
 		unknown[SourceIPVS] = "this host is no director (role: host)"
 	}
@@ -71,6 +72,7 @@ func (d *Daemon) Status() *Status {
 			held = &l
 		}
 		svc := newServiceStatus(v.sample.Services[i], verdict, held, unknown)
+		svc.Project = v.cfg.ProjectOf(verdict.Service)
 		svc.Declined = v.declined[verdict.Service]
 		name := verdict.Service.String()
 		svc.setHandshakes(figures[name], v.completions[verdict.Service], v.sample.Unknown[SourceCapture])
@@ -80,7 +82,9 @@ func (d *Daemon) Status() *Status {
 	// What is left is of everything, and of the filters.
 	for i := range v.sample.Handshakes {
 		if f := &v.sample.Handshakes[i]; figures[f.Name] == f {
-			s.Handshakes = append(s.Handshakes, *f)
+			f := *f
+			f.Project = cmp.Or(f.Project, v.cfg.Project)
+			s.Handshakes = append(s.Handshakes, f)
 		}
 	}
 	return s
@@ -99,7 +103,7 @@ func (d *Daemon) publish(now time.Time) {
 		at: now, mode: d.policy.Mode(), modeFrom: d.modeFrom, pausedUntil: d.policy.PausedUntil(now),
 		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), declined: d.policy.Declined(), tickTook: d.tickTook,
 		completions: d.watch.recent.completions(d.sample.Services),
-		role:        d.cfg.Role, pressure: &report, sockets: d.socketsReport(),
+		cfg:         d.cfg, pressure: &report, sockets: d.socketsReport(),
 	})
 }
 

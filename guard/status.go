@@ -81,7 +81,8 @@ type RoleStatus struct {
 // ServiceStatus is a virtual service in a Status.
 type ServiceStatus struct {
 	Service    ipvs.Key  `json:"service"`
-	Protocol   *string   `json:"protocol"` // null for a firewall mark: it may carry any
+	Project    string    `json:"project,omitempty"` // empty: it belongs to none
+	Protocol   *string   `json:"protocol"`          // null for a firewall mark: it may carry any
 	Forwarding *string   `json:"forwarding"`
 	Instance   *string   `json:"instance"` // null: no VRRP instance names its address
 	Verdict    State     `json:"verdict"`

@@ -85,6 +85,20 @@ func TestStatusSaysWhy(t *testing.T) {
 	}
 }
 
+// A service, and a filter, without a project of its own has the configuration's.
+func TestStatusProjects(t *testing.T) {
+	w := newWorld(t, "{project: infra, services: {'192.0.2.1:80': {project: shop}}}")
+	w.ipvs.services = []ipvs.Service{serviceAt(web), {Key: mustKey(t, "192.0.2.1:81")}}
+	w.tick(1)
+	var got []string
+	for _, s := range w.Status().Services {
+		got = append(got, s.Service.String()+" "+s.Project)
+	}
+	if diff := cmp.Diff([]string{"192.0.2.1:80 shop", "192.0.2.1:81 infra"}, got); diff != "" {
+		t.Errorf("projects (-want +got):\n%s", diff)
+	}
+}
+
 // A sum is of what is known, and not known where nothing is.
 func TestTotalFigures(t *testing.T) {
 	n := func(v float64) *float64 { return &v }

@@ -80,6 +80,9 @@ func TestStatusScreen(t *testing.T) {
 	flood.Services[3].Handshakes = &handshake.Figures{}
 	flood.Services[4].Completion, flood.Services[4].Handshakes = ptr(1.0), &handshake.Figures{}
 	flood.Capture = &guard.Capture{Report: capture.Report{Handed: 900, Dropped: 100}, Filter: "classic", FilterReason: "CAP_BPF is missing"}
+	for i := range flood.Services[:4] {
+		flood.Services[i].Project = []string{"shop", "mail"}[i/2]
+	}
 	flood.Mode, flood.ModeFrom = guard.Auto, guard.ModeFromToggle
 	flood.Roles = []guard.RoleStatus{{Instance: "VI_1", Role: "MASTER", Since: ago(90 * time.Second)}, {Instance: "VI_2", Role: "BACKUP", Since: ago(14 * 24 * time.Hour)}}
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -174,6 +175,23 @@ func signatureWord(s guard.ServiceStatus) string {
 	return fmt.Sprintf("%s attempts bore the signature and were not dropped, %s of them completed", short(float64(h.Signature.Attempts)), short(float64(h.Signature.Completed)))
 }
 
+// projectsWord says how many services each project has; it is empty where none
+// has a project.
+func projectsWord(services []guard.ServiceStatus) string {
+	count := make(map[string]int)
+	for _, svc := range services {
+		count[svc.Project]++
+	}
+	if len(services) == count[""] {
+		return ""
+	}
+	var parts []string
+	for _, project := range slices.Sorted(maps.Keys(count)) {
+		parts = append(parts, fmt.Sprintf("%s %d", cmp.Or(project, "none"), count[project]))
+	}
+	return "services by project: " + strings.Join(parts, ", ")
+}
+
 func leaseWord(l *guard.Lease, now time.Time) string {
 	if l == nil {
 		return "-"
@@ -194,7 +212,11 @@ func writeNotes(w io.Writer, s *guard.Status, now time.Time) {
 	for _, svc := range s.Services {
 		switch svc.Verdict {
 		case guard.Flood, guard.Rising, guard.HalfOpenFlood:
-			note := svc.Service.String() + ": " + svc.Reason
+			note := svc.Service.String()
+			if svc.Project != "" {
+				note += " (" + svc.Project + ")"
+			}
+			note += ": " + svc.Reason
 			if svc.Declined {
 				note += "; disarmed by an operator until it is over"
 			}
@@ -230,6 +252,9 @@ func writeNotes(w io.Writer, s *guard.Status, now time.Time) {
 		if c.FilterReason != "" {
 			notes.WriteString(wrap(fmt.Sprintf("capture: the %s filter, which hands up every TCP segment: %s", c.Filter, c.FilterReason), "  "))
 		}
+	}
+	if word := projectsWord(s.Services); word != "" {
+		notes.WriteString(wrap(word, "  "))
 	}
 	if s.ConfigError != nil {
 		notes.WriteString(wrap("configuration refused, the old one is in force: "+*s.ConfigError, "  "))

@@ -6,16 +6,18 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/lvsguard/lvsguard/guard"
 )
 
 // Severity says how soon somebody should look.
-type Severity string
+type Severity = guard.Severity
 
 // The severities, the mildest first.
 const (
-	Info     Severity = "info"
-	Warning  Severity = "warning"
-	Critical Severity = "critical"
+	Info     = guard.SeverityInfo
+	Warning  = guard.SeverityWarning
+	Critical = guard.SeverityCritical
 )
 
 // State is what a Notification tells of its group.
