@@ -49,10 +49,11 @@ type Memory struct {
 
 // A Zone is a part of a node's memory. All sizes are in bytes.
 type Zone struct {
-	Node    uint64 `json:"node"`
-	Name    string `json:"name"`
-	Kernel  bool   `json:"kernel"` // the kernel can take memory from it for itself
-	Free    uint64 `json:"free_bytes"`
+	Node   uint64 `json:"node"`
+	Name   string `json:"name"`
+	Kernel bool   `json:"kernel"` // the kernel can take memory from it for itself
+	Free   uint64 `json:"free_bytes"`
+	// Min, Low and High are the watermarks, without what they are boosted by.
 	Min     uint64 `json:"min_bytes"`
 	Low     uint64 `json:"low_bytes"`
 	High    uint64 `json:"high_bytes"`
@@ -233,6 +234,8 @@ const (
 	zoneActiveFile
 	zoneProtection
 	zoneAll = 1<<iota - 1
+	// zoneBoost is there since 5.16.
+	zoneBoost = 1 << iota
 )
 
 // parseZones reads /proc/zoneinfo; zones without memory are left out. The
@@ -246,10 +249,20 @@ func parseZones(data []byte, pageSize uint64) ([]Zone, error) {
 		seen  int
 		kept  [][]byte // the present zone's protection against each of the node's zones
 		keeps [][][]byte
+		boost uint64 // of the present zone
 	)
 	finish := func() error {
-		if z != nil && z.Managed > 0 && seen != zoneAll {
+		if z == nil {
+			return nil
+		}
+		if z.Managed > 0 && seen&zoneAll != zoneAll {
 			return fmt.Errorf("node %d, zone %s: figures are missing", z.Node, z.Name)
+		}
+		// What the kernel keeps free for a while because it found the zone
+		// fragmented does not hold for what cannot wait, as a connection made
+		// for a packet cannot (mm/page_alloc.c, zone_watermark_fast).
+		for _, mark := range []*uint64{&z.Min, &z.Low, &z.High} {
+			*mark -= min(*mark, boost)
 		}
 		return nil
 	}
@@ -301,14 +314,14 @@ func parseZones(data []byte, pageSize uint64) ([]Zone, error) {
 				Node: node, Name: string(name),
 				Kernel: string(name) != "HighMem" && string(name) != "Movable" && string(name) != "Device",
 			})
-			z, seen, kept = &zones[len(zones)-1], 0, nil
+			z, seen, kept, boost = &zones[len(zones)-1], 0, nil, 0
 			names = append(names, z.Name)
 			continue
 		}
 		if z == nil {
 			continue
 		}
-		if err := z.line(line, pageSize, &seen, &kept); err != nil {
+		if err := z.line(line, pageSize, &seen, &kept, &boost); err != nil {
 			return nil, err
 		}
 	}
@@ -326,7 +339,7 @@ func parseZones(data []byte, pageSize uint64) ([]Zone, error) {
 }
 
 // line takes a line of the zone's, and notes what it was in seen.
-func (z *Zone) line(line []byte, pageSize uint64, seen *int, kept *[][]byte) error {
+func (z *Zone) line(line []byte, pageSize uint64, seen *int, kept *[][]byte, boost *uint64) error {
 	word, rest := nextWord(line)
 	field, into := 0, (*uint64)(nil)
 	switch string(word) {
@@ -335,6 +348,8 @@ func (z *Zone) line(line []byte, pageSize uint64, seen *int, kept *[][]byte) err
 			return nil
 		}
 		field, into = zoneFree, &z.Free
+	case "boost":
+		field, into = zoneBoost, boost
 	case "min":
 		field, into = zoneMin, &z.Min
 	case "low":

@@ -61,6 +61,17 @@ func TestMemory64(t *testing.T) {
 	}
 }
 
+// A kernel that found a zone fragmented raises its watermarks for a while. A
+// connection made for a packet does not mind.
+func TestMemoryBoosted(t *testing.T) {
+	h := newHost(t, "director32")
+	want := readMemory(&files{root: h.root}, 4096)
+	h.replace("proc/zoneinfo", "boost    0\n        min      3742\n        low      4677\n        high     5612", "boost    100000\n        min      103742\n        low      104677\n        high     105612")
+	if diff := cmp.Diff(want, readMemory(&files{root: h.root}, 4096)); diff != "" {
+		t.Errorf("not boosted and boosted (-want +got):\n%s", diff)
+	}
+}
+
 func TestMemoryUnknown(t *testing.T) {
 	tests := []struct {
 		name string
