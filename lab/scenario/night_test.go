@@ -33,8 +33,6 @@ import (
 // the guard in auto mode.
 func TestAlone386Night(t *testing.T) {
 	for _, set := range [][2]string{
-		// Of so little memory the kernel would keep a great part free.
-		{"vm/min_free_kbytes", "256"},
 		// What a busy machine cannot take in time must not pile up in that memory.
 		{"net/core/netdev_max_backlog", "300"},
 	} {
