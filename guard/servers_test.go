@@ -1,17 +1,23 @@
 package guard
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/ipvs"
 )
 
@@ -131,5 +137,80 @@ func TestServers(t *testing.T) {
 	}
 	if got := serversOf(w.Status().Servers); strings.Contains(got[0], "asked") {
 		t.Errorf("figures of before: %v", got)
+	}
+}
+
+// BenchmarkTickBesideServers is what asking 1,000 real servers, a fifth of which
+// hang, does to the control loop: how long ticks take, a second from each other,
+// in the same minute with it and without.
+func BenchmarkTickBesideServers(b *testing.B) {
+	const count, ticks = 1000, 15
+	page, err := os.ReadFile("pressure/testdata/servers/node_exporter.txt")
+	if err != nil {
+		b.Fatal(err)
+	}
+	// Every address of 127/8 is this host's, so one server is them all.
+	listener, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var answered atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		here := netip.MustParseAddrPort(r.Context().Value(http.LocalAddrContextKey).(net.Addr).String())
+		if here.Addr().As4()[3]%5 == 0 {
+			<-r.Context().Done()
+			return
+		}
+		answered.Add(1)
+		w.Write(page)
+	}))
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	defer server.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+
+	measure := func(config string) (slowest, mean time.Duration) {
+		w := newWorld(b, config)
+		w.opts.Kernel.Host.OpenServers = func(cfg pressure.ServersConfig) (Servers, error) { return pressure.NewServers(cfg) }
+		s := ipvs.Service{Key: ipvs.Key{Protocol: ipvs.TCP, Addr: web}}
+		for i := range count {
+			s.RealServers = append(s.RealServers, ipvs.RealServer{Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i / 200), byte(i%200 + 1)}), 80)})
+		}
+		w.ipvs.services = []ipvs.Service{s}
+		ctx, stop := context.WithCancel(b.Context())
+		for i := range ticks {
+			began := time.Now()
+			w.Daemon.tick(ctx, began)
+			if took := time.Since(began); i > 0 {
+				slowest, mean = max(slowest, took), mean+took/(ticks-1)
+			}
+			time.Sleep(time.Until(began.Add(time.Second)))
+		}
+		known := 0
+		for _, rs := range w.Status().Servers {
+			if rs.Figures != nil && rs.Figures.Unknown == "" {
+				known++
+			}
+		}
+		stop()
+		if err := errors.Join(w.tasks.Wait(), w.Close()); err != nil {
+			b.Error(err)
+		}
+		if want := count - count/5; answered.Load() > 0 && known != want {
+			b.Errorf("%d real servers are known, want %d", known, want)
+		}
+		return slowest, mean
+	}
+	for b.Loop() {
+		slowest, mean := measure("")
+		slowestBeside, meanBeside := measure("servers: {metrics: ['http://{address}:" + port + "/metrics']}\n")
+		if answered.Load() == 0 {
+			b.Fatal("nobody was asked")
+		}
+		b.ReportMetric(float64(mean.Microseconds()), "µs/tick-alone")
+		b.ReportMetric(float64(meanBeside.Microseconds()), "µs/tick-beside")
+		b.ReportMetric(float64(slowest.Microseconds()), "µs/slowest-alone")
+		b.ReportMetric(float64(slowestBeside.Microseconds()), "µs/slowest-beside")
 	}
 }
