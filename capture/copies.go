@@ -141,10 +141,12 @@ func (s *sighting) again(q *question) bool {
 	return other>>deviceBits != 0 && q.time-s.time+stacked <= 2*stacked
 }
 
+// odd spreads numbers over 64 bits, as those of IPv6 networks.
+const odd = 0x9e3779b97f4a7c15
+
 // hash is of what is the same in a packet and its copies. TTL and checksums are
 // not.
 func (c *copies) hash(seg *Segment, id uint16) uint64 {
-	const odd = 0x9e3779b97f4a7c15 // spreads IPv6 networks over 64 bits
 	src := binary.LittleEndian.Uint64(seg.Src[:])*odd + binary.LittleEndian.Uint64(seg.Src[8:])
 	dst := binary.LittleEndian.Uint64(seg.Dst[:])*odd + binary.LittleEndian.Uint64(seg.Dst[8:])
 	numbers := uint64(seg.Seq)<<32 | uint64(seg.Ack)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -17,8 +18,10 @@ type filter interface {
 	// as linkEthernet), and of what goes out what these addresses send.
 	follow(interfaces map[uint32]uint32, locals map[[16]byte]bool) error
 	// arm counts SYNs with the signature of a flood to these services, and
-	// passes them on no more.
-	arm(services []netip.AddrPort) error
+	// passes them on no more; but for a share of them, which it does not count.
+	// Where those that are not passed on are recorded all the same, there is no
+	// such share.
+	arm(services []netip.AddrPort, share float64) error
 	count() (tally, error)
 	Close() error
 }
@@ -56,9 +59,9 @@ func (k armedKey) service() netip.AddrPort {
 // kernelFilter is the eBPF filter: its program, the one that steers packets to
 // workers, and their maps. It wants its caller to hold a lock.
 type kernelFilter struct {
-	interfaces, locals, armed, syns, counts *ebpf.Map
-	program, steering                       *ebpf.Program
-	memory                                  int64 // of the maps, in bytes
+	interfaces, locals, armed, sampled, syns, counts *ebpf.Map
+	program, steering                                *ebpf.Program
+	memory                                           int64 // of the maps, in bytes
 
 	// What is in the maps.
 	hasInterfaces map[uint32]uint32
@@ -104,6 +107,7 @@ func tryFilter(syns int) (_ *kernelFilter, err error) {
 		{&f.interfaces, ebpf.MapSpec{Name: "interfaces", Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: maxInterfaces, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&f.locals, ebpf.MapSpec{Name: "locals", Type: ebpf.Hash, KeySize: 16, ValueSize: 1, MaxEntries: maxLocals, Flags: unix.BPF_F_NO_PREALLOC}},
 		{&f.armed, ebpf.MapSpec{Name: "armed", Type: ebpf.Hash, KeySize: armedSize, ValueSize: 8, MaxEntries: maxArmed, Flags: unix.BPF_F_NO_PREALLOC}},
+		{&f.sampled, ebpf.MapSpec{Name: "sampled", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}},
 		{&f.syns, ebpf.MapSpec{Name: "syns", Type: ebpf.Array, KeySize: 4, ValueSize: setSize, MaxEntries: 1 << bits}},
 		{&f.counts, ebpf.MapSpec{Name: "counts", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8 * numCounts, MaxEntries: 1}},
 	} {
@@ -116,7 +120,8 @@ func tryFilter(syns int) (_ *kernelFilter, err error) {
 
 	keys := randomKeys()
 	maps := filterMaps{
-		interfaces: f.interfaces.FD(), locals: f.locals.FD(), armed: f.armed.FD(), syns: f.syns.FD(), counts: f.counts.FD(),
+		interfaces: f.interfaces.FD(), locals: f.locals.FD(), armed: f.armed.FD(), sampled: f.sampled.FD(),
+		syns: f.syns.FD(), counts: f.counts.FD(),
 		sets: bits,
 	}
 	f.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
@@ -141,7 +146,7 @@ const license = "Apache-2.0"
 // Close closes what there is: to close a nil map or program does nothing.
 func (f *kernelFilter) Close() error {
 	return errors.Join(f.program.Close(), f.steering.Close(),
-		f.interfaces.Close(), f.locals.Close(), f.armed.Close(), f.syns.Close(), f.counts.Close())
+		f.interfaces.Close(), f.locals.Close(), f.armed.Close(), f.sampled.Close(), f.syns.Close(), f.counts.Close())
 }
 
 func (f *kernelFilter) follow(interfaces map[uint32]uint32, locals map[[16]byte]bool) error {
@@ -176,7 +181,10 @@ func renew[K, V comparable](m *ebpf.Map, has, want map[K]V) error {
 	return nil
 }
 
-func (f *kernelFilter) arm(services []netip.AddrPort) error {
+func (f *kernelFilter) arm(services []netip.AddrPort, share float64) error {
+	if err := f.sampled.Put(uint32(0), uint32(share*math.MaxUint32)); err != nil {
+		return fmt.Errorf("set the filter's sampling: %w", err)
+	}
 	want := make(map[armedKey]bool)
 	for _, s := range services {
 		want[keyOf(s)] = true

@@ -44,7 +44,7 @@ func (c *classicFilter) follow(interfaces map[uint32]uint32, _ map[[16]byte]bool
 	return nil
 }
 
-func (c *classicFilter) arm(services []netip.AddrPort) error {
+func (c *classicFilter) arm(services []netip.AddrPort, _ float64) error {
 	armed := make(map[armedKey]*atomic.Uint64)
 	for _, s := range services {
 		k := keyOf(s)

@@ -52,7 +52,7 @@ const (
 
 const (
 	// snapHeaders is how much of a segment is handed up, from the TCP header
-	// on: the longest header there is.
+	// on: the longest header there is. It is no less than what is recorded.
 	snapHeaders = 60
 	// snapQuote is how much of an ICMP error: its own header, an IPv6 header
 	// with some extensions, and of TCP what the error has to quote.
@@ -503,6 +503,7 @@ type filterMaps struct {
 	interfaces int // u32 index: u32, what there is to know of it
 	locals     int // address: u8
 	armed      int // armedKey: u64, SYNs that were counted and not handed up
+	sampled    int // one u32: of 1<<32 such SYNs, so many are handed up and not counted
 	syns       int // sets
 	counts     int // one value of numCounts u64 for each CPU
 	sets       int // syns has 1<<sets of them
@@ -643,7 +644,16 @@ func filterProgram(m filterMaps, keys *hashKeys) asm.Instructions {
 	p.add(asm.StoreImm(asm.RFP, atArmed+16, 0, asm.Word))
 	p.lookup(m.armed, atArmed, "remember")
 	p.at("screen")
-	p.add(asm.Mov.Imm(asm.R1, 1), asm.StoreXAdd(asm.R0, asm.R1, asm.DWord))
+	p.add(asm.Mov.Reg(asm.R9, asm.R0), asm.StoreImm(asm.RFP, atKey, 0, asm.Word))
+	p.lookup(m.sampled, atKey, "drop") // it is always there, but the verifier does not know
+	p.add(
+		asm.LoadMem(asm.R8, asm.R0, 0, asm.Word),
+		asm.JEq.Imm(asm.R8, 0, "screened"),
+		asm.FnGetPrandomU32.Call(),
+		asm.JLT.Reg(asm.R0, asm.R8, "segment"),
+	)
+	p.at("screened")
+	p.add(asm.Mov.Imm(asm.R1, 1), asm.StoreXAdd(asm.R9, asm.R1, asm.DWord))
 	p.count(countScreened)
 	p.add(asm.Ja.Label("drop"))
 
@@ -676,7 +686,11 @@ func filterProgram(m filterMaps, keys *hashKeys) asm.Instructions {
 	)
 
 	p.at("segment")
-	p.add(asm.Add.Imm(asm.R7, snapHeaders))
+	p.add(
+		asm.Add.Imm(asm.R7, snapHeaders),
+		asm.JGE.Imm(asm.R7, SnapLength, "hand"),
+		asm.Mov.Imm(asm.R7, SnapLength),
+	)
 	p.at("hand")
 	p.count(countHanded)
 	p.add(asm.Mov.Reg(asm.R0, asm.R7), asm.Return())

@@ -401,7 +401,7 @@ func TestFilterArmed(t *testing.T) {
 	}
 	arm := func(services []netip.AddrPort) {
 		t.Helper()
-		if err := m.arm(services); err != nil {
+		if err := m.arm(services, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"runtime"
@@ -65,6 +67,8 @@ type LiveConfig struct {
 	// for those with a flood's signature; 0: 2,000,000, in 24 MiB (on 32-bit
 	// 500,000, in 6 MiB).
 	SYNs int
+	// Recorder says what is kept of the packets.
+	Recorder RecorderConfig
 	// Log hears of interfaces that come and go. Nil: nobody does.
 	Log *slog.Logger
 }
@@ -84,11 +88,16 @@ type Live struct {
 	// locals are the addresses that are this host's own.
 	locals atomic.Pointer[map[[16]byte]bool]
 
+	recorder *recorder // nil: nothing is recorded
+
 	mu      sync.Mutex
 	network *rtnetlink
 	filter  filter
 	choice  choice
+	names   map[uint32]string // of all interfaces that were read, by index
 	dropped uint64
+	armed   []netip.AddrPort
+	share   float64 // of SYNs to those that is recorded all the same
 }
 
 // worker reads one ring.
@@ -96,6 +105,7 @@ type worker struct {
 	ring    *ring
 	locals  *atomic.Pointer[map[[16]byte]bool] // Live's
 	classic *classicFilter                     // nil if the filter is eBPF
+	record  *recorderPart                      // nil if nothing is recorded
 	hand    func(now int64, batch []Segment)
 	batch   [batchSize]Segment
 	last    int64 // the time of the segment before
@@ -125,7 +135,7 @@ func OpenLive(config LiveConfig) (_ *Live, err error) {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Live{config: config, start: clock{time.Now()}, stop: -1}
+	l := &Live{config: config, start: clock{time.Now()}, stop: -1, names: make(map[uint32]string)}
 	l.locals.Store(&map[[16]byte]bool{})
 	defer func() {
 		if err != nil {
@@ -153,6 +163,12 @@ func OpenLive(config LiveConfig) (_ *Live, err error) {
 	}
 	if len(l.choice.links) == 0 {
 		return nil, none(config.Interfaces)
+	}
+	if config.Recorder.Memory > 0 {
+		l.recorder = newRecorder(config.Recorder, len(l.workers), l.start.start.UnixNano())
+		for i, w := range l.workers {
+			w.record = &l.recorder.parts[i]
+		}
 	}
 	return l, nil
 }
@@ -306,6 +322,7 @@ func (w *worker) work(stop int, start clock) error {
 func (w *worker) read(b ringBlock, now, ahead int64) {
 	var kinds [numKinds]uint64
 	n, at := 0, int(b.header.first)
+	w.acquire()
 	for range b.header.packets {
 		var f ringFrame
 		f, at = b.frame(at)
@@ -315,18 +332,24 @@ func (w *worker) read(b ringBlock, now, ahead int64) {
 			kind = Copy
 		}
 		kinds[kind]++
+		// Between the packet before and now, even if the wall clock has made a
+		// step since.
+		w.last = max(w.last, min(f.wall+ahead, now))
+		if w.record != nil && kind != Other && kind != Copy {
+			w.record.add(&f, seg, kind, w.last)
+		}
 		if kind != TCP || w.classic != nil && w.classic.screen(seg) {
 			continue
 		}
-		// Between the segment before and now, even if the wall clock has made a
-		// step since.
-		w.last = max(w.last, min(f.wall+ahead, now))
 		seg.Time = w.last
 		if n++; n == batchSize {
+			w.release()
 			w.hand(now, w.batch[:])
+			w.acquire()
 			n = 0
 		}
 	}
+	w.release()
 	w.ring.release(b)
 	for kind, n := range kinds {
 		if n > 0 {
@@ -334,6 +357,20 @@ func (w *worker) read(b ringBlock, now, ahead int64) {
 		}
 	}
 	w.hand(now, w.batch[:n])
+}
+
+// acquire and release keep others from what this worker records, for a batch at
+// a time.
+func (w *worker) acquire() {
+	if w.record != nil {
+		w.record.mu.Lock()
+	}
+}
+
+func (w *worker) release() {
+	if w.record != nil {
+		w.record.mu.Unlock()
+	}
 }
 
 // wait waits for the next block, at most for d, or until stop is readable.
@@ -426,6 +463,12 @@ func (l *Live) look() error {
 		l.config.Log.Info("capture reads", "interfaces", strings.Join(c.names(), " "), "notes", strings.Join(c.notes, "; "))
 	}
 	l.choice = c
+	if len(l.names) > maxInterfaces {
+		clear(l.names)
+	}
+	for _, i := range c.links {
+		l.names[i.index] = i.name
+	}
 	return l.countDropped()
 }
 
@@ -472,7 +515,22 @@ func (l *Live) Stats() (Stats, error) {
 func (l *Live) SetArmed(services []netip.AddrPort) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.filter.arm(services)
+	l.armed = slices.Clone(services)
+	return l.filter.arm(l.armed, l.share)
+}
+
+// SetSampling has that share of the SYNs to armed services that bear the
+// signature of a flood, 0 to 1, recorded all the same. With the eBPF filter they
+// are handed on as well and are not among those Screened; the classic filter has
+// all of them recorded, and none handed on, at any share.
+func (l *Live) SetSampling(share float64) error {
+	if share < 0 || share > 1 {
+		return fmt.Errorf("record a share of %v of a flood: it is from 0 to 1", share)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.share = share
+	return l.filter.arm(l.armed, share)
 }
 
 // Screened are the SYNs that were counted and not handed on, for each service
@@ -482,6 +540,30 @@ func (l *Live) Screened() (map[netip.AddrPort]uint64, error) {
 	defer l.mu.Unlock()
 	t, err := l.filter.count()
 	return t.screened, err
+}
+
+// Recent are the packets that were recorded from one time on and before
+// another, in the order in which they were captured. It copies what there is,
+// and holds no worker for longer than a part of a millisecond. There are none
+// where nothing is recorded.
+func (l *Live) Recent(from, to time.Time) (iter.Seq[Packet], Recorded) {
+	packets, rec := iter.Seq[Packet](func(func(Packet) bool) {}), Recorded{From: to, To: to}
+	if l.recorder != nil {
+		l.mu.Lock()
+		names := maps.Clone(l.names)
+		l.mu.Unlock()
+		packets, rec = l.recorder.recent(from.UnixNano(), to.UnixNano(), names)
+	}
+	if stats, err := l.Stats(); err == nil {
+		rec.Received, rec.Dropped = stats.Packets, &stats.Dropped
+	}
+	for _, name := range l.Interfaces() {
+		rec.Interfaces = append(rec.Interfaces, InterfaceCount{Name: name})
+	}
+	if len(rec.Interfaces) == 1 {
+		rec.Interfaces[0].Received, rec.Interfaces[0].Dropped = rec.Received, rec.Dropped
+	}
+	return packets, rec
 }
 
 // Filter is the filter in use: "ebpf", or "classic" and why.

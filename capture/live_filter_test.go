@@ -346,7 +346,7 @@ func TestReadAllocatesNothing(t *testing.T) {
 		t.Errorf("%d segments and %d others in 11 blocks", n, w.kinds[Other].Load())
 	}
 	w.classic = newClassicFilter(w.ring)
-	if err := w.classic.arm([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:80")}); err != nil {
+	if err := w.classic.arm([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:80")}, 0); err != nil {
 		t.Fatal(err)
 	}
 	b = inBlock([]int64{0}, frameOf(signed(with(endpoints("198.51.100.7:1", "192.0.2.1:80"), SYN, 1, 0))))

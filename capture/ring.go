@@ -162,6 +162,8 @@ type ringFrame struct {
 	network   int    // where the network header is, as far as the kernel knows
 	wire      int    // how long the frame was
 	wall      int64  // in nanoseconds since 1970, by the wall clock
+	device    uint32 // the interface's index
+	tag       uint32 // the VLAN tag that the kernel took off, or 0
 	protocol  uint16 // the ethertype
 	hardware  uint16 // ARPHRD_…
 	direction uint8  // PACKET_…
@@ -175,20 +177,30 @@ const addressAt = (int(unsafe.Sizeof(unix.Tpacket3Hdr{})) + unix.TPACKET_ALIGNME
 func (b ringBlock) frame(at int) (ringFrame, int) {
 	h := (*unix.Tpacket3Hdr)(unsafe.Pointer(&b.mem[at]))
 	a := (*unix.RawSockaddrLinklayer)(unsafe.Pointer(&b.mem[at+addressAt]))
-	return ringFrame{
+	f := ringFrame{
 		data:      b.mem[at+int(h.Mac):][:h.Snaplen],
 		network:   int(h.Net) - int(h.Mac),
 		wire:      int(h.Len),
 		wall:      int64(h.Sec)*1e9 + int64(h.Nsec),
+		device:    uint32(a.Ifindex),
 		protocol:  networkOrder(a.Protocol),
 		hardware:  a.Hatype,
 		direction: a.Pkttype,
-	}, at + int(h.Next_offset)
+	}
+	if h.Status&unix.TP_STATUS_VLAN_VALID != 0 {
+		f.tag = uint32(h.Hv1.Vlan_tpid)<<16 | h.Hv1.Vlan_tci&0xffff
+	}
+	return f, at + int(h.Next_offset)
+}
+
+// ethernet tells whether the frame begins with an Ethernet header.
+func (f *ringFrame) ethernet() bool {
+	return f.hardware == unix.ARPHRD_ETHER || f.hardware == unix.ARPHRD_LOOPBACK
 }
 
 // decode decodes a frame, as DecodeIP does.
 func (f *ringFrame) decode(seg *Segment) Kind {
-	if f.hardware == unix.ARPHRD_ETHER || f.hardware == unix.ARPHRD_LOOPBACK {
+	if f.ethernet() {
 		return Decode(LinkEthernet, f.data, f.wire, seg)
 	}
 	if f.network < 0 || f.network > len(f.data) {

@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -85,8 +86,24 @@ type Capture struct {
 }
 
 // Handshakes is what the guard needs of a capture whose handshakes are
-// followed. Run works until ctx is done, and closes it.
+// followed, and which records packets.
 type Handshakes interface {
+	Following
+	Recording
+}
+
+// Recording is the part of a capture that keeps packets. It can be asked by
+// anyone at any time, and takes milliseconds for it. SetSampling says which share
+// of the SYNs that are counted and not handed up, because their service is armed,
+// is recorded all the same, 0 to 1; at first it is none.
+type Recording interface {
+	Recent(from, to time.Time) (iter.Seq[capture.Packet], capture.Recorded)
+	SetSampling(share float64) error
+}
+
+// Following is the part of a capture that follows handshakes. Run works until
+// ctx is done, and closes it.
+type Following interface {
 	Run(context.Context) error
 	Figures() ([]handshake.Figures, Capture, error)
 	SetServices([]handshake.Service) error

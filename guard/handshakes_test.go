@@ -3,7 +3,9 @@ package guard
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +67,11 @@ func (f *fakeCapture) Figures() ([]handshake.Figures, Capture, error) {
 
 func (f *fakeCapture) SetServices(s []handshake.Service) error { f.services = s; return nil }
 func (f *fakeCapture) SetArmed(a []netip.AddrPort) error       { f.armed = a; return nil }
+func (f *fakeCapture) SetSampling(float64) error               { return nil }
+
+func (f *fakeCapture) Recent(from, to time.Time) (iter.Seq[capture.Packet], capture.Recorded) {
+	return slices.Values[[]capture.Packet](nil), capture.Recorded{From: from, To: to}
+}
 
 func served(t *testing.T, service string, methods ...ipvs.Method) ipvs.Service {
 	t.Helper()

@@ -12,6 +12,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"github.com/lvsguard/lvsguard/capture"
 	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/guard"
 	"github.com/lvsguard/lvsguard/guard/pressure"
@@ -121,6 +122,9 @@ func openTable(cfg nft.Config) (guard.Table, error) {
 	return table, nil
 }
 
+// recorderMemory is what the last packets may take.
+const recorderMemory = 16 << 20
+
 func openHandshakes(cfg guard.HandshakesConfig, services []handshake.Service, log *slog.Logger) (guard.Handshakes, error) {
 	filters, err := cfg.ParseFilters()
 	if err != nil {
@@ -131,6 +135,7 @@ func openHandshakes(cfg guard.HandshakesConfig, services []handshake.Service, lo
 	}
 	w, err := openWire(wireConfig{
 		interfaces: cfg.Interfaces, workers: cfg.Workers, visibility: cfg.Visibility, log: log,
+		recorder: capture.RecorderConfig{Memory: recorderMemory},
 		handshake: handshake.Config{
 			Timeout: cfg.Timeout, Capacity: cfg.Capacity,
 			Choice: handshake.Choice{Filters: filters, Services: services},

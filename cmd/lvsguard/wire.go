@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/lvsguard/lvsguard/capture"
 	"github.com/lvsguard/lvsguard/capture/handshake"
@@ -27,6 +29,7 @@ type wireConfig struct {
 	workers    int // 0: one a core
 	visibility handshake.Visibility
 	handshake  handshake.Config
+	recorder   capture.RecorderConfig
 	log        *slog.Logger // nil: nobody hears of interfaces that come and go
 }
 
@@ -35,7 +38,7 @@ func openWire(cfg wireConfig) (*wire, error) {
 	w.services.Store(&cfg.handshake.Choice.Services)
 	var err error
 	w.live, err = capture.OpenLive(capture.LiveConfig{
-		Interfaces: cfg.interfaces, Services: w.addresses, Workers: cfg.workers, Log: cfg.log,
+		Interfaces: cfg.interfaces, Services: w.addresses, Workers: cfg.workers, Recorder: cfg.recorder, Log: cfg.log,
 	})
 	if err != nil {
 		return nil, err
@@ -83,6 +86,15 @@ func (w *wire) SetServices(services []handshake.Service) error {
 func (w *wire) SetArmed(addresses []netip.AddrPort) error {
 	w.trackers.SetArmed(addresses)
 	return w.live.SetArmed(addresses)
+}
+
+// SetSampling says which share of the SYNs that the kernel's filter screens is
+// recorded all the same. It counts the others; the trackers count these.
+func (w *wire) SetSampling(share float64) error { return w.live.SetSampling(share) }
+
+// Recent are the packets that were recorded from one time on and before another.
+func (w *wire) Recent(from, to time.Time) (iter.Seq[capture.Packet], capture.Recorded) {
+	return w.live.Recent(from, to)
 }
 
 // Figures tells how handshakes ended so far, and what the capture says of
