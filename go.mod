@@ -3,6 +3,7 @@ module github.com/lvsguard/lvsguard
 go 1.26
 
 require (
+	github.com/axiomhq/hyperloglog v0.2.5
 	github.com/cilium/ebpf v0.21.0
 	github.com/coreos/go-systemd/v22 v22.6.0
 	github.com/google/go-cmp v0.7.0
@@ -20,7 +21,9 @@ require (
 )
 
 require (
+	github.com/dgryski/go-metro v0.0.0-20180109044635-280f6062b5bc // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/kamstrup/intmap v0.5.1 // indirect
 	github.com/mdlayher/socket v0.5.1 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/spf13/pflag v1.0.9 // indirect
