@@ -22,6 +22,39 @@ type AlertsConfig struct {
 	// Repeat is how often a group that lasts is told again.
 	Repeat    time.Duration    `yaml:"repeat"`
 	Receivers []ReceiverConfig `yaml:"receivers"`
+	// Rules are all that are in force, and those that are switched off.
+	Rules []AlertRule `yaml:"rules"`
+}
+
+// rawAlerts is AlertsConfig as it is written: the rules change the default ones.
+type rawAlerts struct {
+	GroupBy   []string         `yaml:"group_by"`
+	Repeat    time.Duration    `yaml:"repeat"`
+	Receivers []ReceiverConfig `yaml:"receivers"`
+	Rules     []ruleNode       `yaml:"rules"`
+}
+
+// raw writes c as it is read.
+func (c *AlertsConfig) raw() (rawAlerts, error) {
+	raw := rawAlerts{GroupBy: c.GroupBy, Repeat: c.Repeat, Receivers: c.Receivers}
+	for _, r := range c.Rules {
+		var n ruleNode
+		if err := n.Encode(r); err != nil {
+			return raw, err
+		}
+		raw.Rules = append(raw.Rules, n)
+	}
+	return raw, nil
+}
+
+// fill takes what is written over what c has.
+func (c *AlertsConfig) fill(raw rawAlerts) (err error) {
+	c.GroupBy, c.Repeat, c.Receivers = raw.GroupBy, raw.Repeat, raw.Receivers
+	if err := c.check(); err != nil {
+		return err
+	}
+	c.Rules, err = mergeRules(c.Rules, raw.Rules)
+	return err
 }
 
 // A ReceiverConfig is one place that is told. Exactly one of the pointers is set.

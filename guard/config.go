@@ -174,7 +174,7 @@ func DefaultConfig() *Config {
 		},
 		Pressure: PressureConfig{Warning: 0.75, Critical: 0.9},
 		Servers:  ServersConfig{Interval: 2 * time.Second, Timeout: time.Second},
-		Alerts:   AlertsConfig{GroupBy: []string{"project"}, Repeat: 4 * time.Hour},
+		Alerts:   AlertsConfig{GroupBy: []string{"project"}, Repeat: 4 * time.Hour, Rules: DefaultAlertRules()},
 	}
 }
 
@@ -196,7 +196,7 @@ type rawConfig struct {
 	Pressure   PressureConfig          `yaml:"pressure"`
 	Servers    ServersConfig           `yaml:"servers"`
 	Project    string                  `yaml:"project"`
-	Alerts     AlertsConfig            `yaml:"alerts"`
+	Alerts     rawAlerts               `yaml:"alerts"`
 }
 
 type rawService struct {
@@ -338,7 +338,7 @@ func ParseConfig(r io.Reader) (*Config, error) {
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
 		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
-		Project: c.Project, Alerts: c.Alerts,
+		Project: c.Project, Alerts: rawAlerts{GroupBy: c.Alerts.GroupBy, Repeat: c.Alerts.Repeat},
 	}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(text))
@@ -401,13 +401,13 @@ func (c *Config) fill(raw rawConfig) error {
 	if err := c.Servers.check(); err != nil {
 		return err
 	}
-	c.Project, c.Alerts = raw.Project, raw.Alerts
+	c.Project = raw.Project
 	if c.Project != "" {
 		if err := checkName(c.Project); err != nil {
 			return badKey(err.Error(), "project")
 		}
 	}
-	if err := c.Alerts.check(); err != nil {
+	if err := c.Alerts.fill(raw.Alerts); err != nil {
 		return err
 	}
 	if c.Prearm < 0 || c.Prearm > time.Hour {
@@ -556,8 +556,12 @@ func (c *Config) Write(w io.Writer) error {
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
 		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
-		Project: c.Project, Alerts: c.Alerts,
+		Project:  c.Project,
 		Services: make(map[ipvs.Key]rawService),
+	}
+	var err error
+	if raw.Alerts, err = c.Alerts.raw(); err != nil {
+		return err
 	}
 	for _, s := range c.Signatures {
 		r := rawSignature{

@@ -95,6 +95,20 @@ alerts:
 				{Name: "page", Command: &CommandConfig{Argv: []string{"/bin/page", "-v"}}},
 			}
 		})},
+		{"rules", `
+alerts:
+  rules:
+    - {name: flood, enabled: false}
+    - {name: syn-retransmitted, above: 500, match: {filter: "shop/*"}}
+    - {name: mine, figure: completion, below: 0.5, for: 30s, group_by: [service]}
+`, with(func(c *Config) {
+			c.Alerts.Rules[0].Enabled = false
+			c.Alerts.Rules[3].Above, c.Alerts.Rules[3].Match = new(500.0), map[string]string{"filter": "shop/*"}
+			c.Alerts.Rules = append(c.Alerts.Rules, AlertRule{
+				Name: "mine", Enabled: true, Figure: "completion", Severity: SeverityWarning, By: []string{"project", "service"},
+				Below: new(0.5), For: 30 * time.Second, Keep: time.Minute, GroupBy: []string{"service"},
+			})
+		})},
 		{"watch and allow", `
 watch: ["192.0.2.9:443"]
 allow: [10.0.0.0/8, 192.0.2.9, "2001:db8::/32"]
@@ -174,6 +188,24 @@ func TestParseConfigErrors(t *testing.T) {
 		{"a password in a URL", "alerts: {receivers: [{name: a, webhook: {url: 'https://u:canary@h/'}}]}", "line 1: alerts.receivers.0.webhook.url: no user and password in the URL: secrets come from files"},
 		{"Slack without a URL", "alerts: {receivers: [{name: a, slack: {}}]}", "line 1: alerts.receivers.0.slack.url_file: empty: want the path of a file with the webhook's URL, which is a secret"},
 		{"a command of the path", "alerts: {receivers: [{name: a, command: {argv: [page]}}]}", "line 1: alerts.receivers.0.command.argv: want a program by its whole path, and its arguments"},
+		{"no rule", "alerts:\n  rules:\n    - flood", `line 3: alerts.rules.0: want a rule, as {name: flood, severity: warning}`},
+		{"rule without a name", "alerts:\n  rules:\n    - {figure: flood}", `line 3: alerts.rules.0.name: "": want 1 to 64 letters, digits, dots, dashes and underscores`},
+		{"rule's unknown key", "alerts:\n  rules:\n    - {name: a, figur: flood}", `line 3: unknown key "figur"; did you mean "figure"?`},
+		{"rule twice", "alerts:\n  rules:\n    - {name: flood}\n    - {name: flood}", `line 4: alerts.rules.1: name "flood" is taken: give each rule its own`},
+		{"another figure", "alerts:\n  rules:\n    - {name: flood, figure: armed}", `line 3: alerts.rules.0.figure: the rule flood is about flood: give a rule about another figure its own name`},
+		{"no threshold", "alerts:\n  rules:\n    - {name: a, figure: completion}", `line 3: alerts.rules.0: want above, below or share: when is it to be told?`},
+		{"window of a gauge", "alerts:\n  rules:\n    - name: a\n      figure: completion\n      below: 1\n      window: 1m", `line 6: alerts.rules.0.window: completion is a figure of the moment and has no increase: leave window out, and use for`},
+		{"window", "alerts:\n  rules:\n    - {name: a, figure: syn_retransmitted, above: 1, window: 2h}", `line 3: alerts.rules.0.window: want a duration from 10s to 1h0m0s`},
+		{"no share", "alerts:\n  rules:\n    - {name: a, figure: completion, share: 0.5}", `line 3: alerts.rules.0.share: completion has no share: leave it out`},
+		{"rule's share", "alerts:\n  rules:\n    - {name: flood, share: 2}", `line 3: alerts.rules.0.share: want a share from 0 to 1`},
+		{"empty range", "alerts:\n  rules:\n    - {name: a, figure: completion, above: 1, below: 0}", `line 3: alerts.rules.0.above: nothing is above 1 and below 0`},
+		{"no number", "alerts:\n  rules:\n    - {name: a, figure: completion, above: .nan}", `line 3: alerts.rules.0.above: want a number`},
+		{"text for a number", "alerts:\n  rules:\n    - {name: a, figure: completion, above: much}", "line 3: `much` is not a number"},
+		{"label", "alerts:\n  rules:\n    - {name: a, figure: completion, below: 1, by: [server]}", `line 3: alerts.rules.0.by: completion has no label "server"; it has: project, service, instance`},
+		{"match", "alerts:\n  rules:\n    - {name: a, figure: completion, below: 1, match: {kind: x}}", `line 3: alerts.rules.0.match: completion has no label "kind"; it has: project, service, instance`},
+		{"pattern", "alerts:\n  rules:\n    - {name: a, figure: completion, below: 1, match: {service: '['}}", `line 3: alerts.rules.0.match: "[" is no pattern: * stands for anything, and a ! at the beginning for all others`},
+		{"rule's severity", "alerts:\n  rules:\n    - {name: flood, severity: bad}", `line 3: alerts.rules.0.severity: "bad": want info, warning or critical`},
+		{"for", "alerts:\n  rules:\n    - {name: flood, for: 25h}", `line 3: alerts.rules.0.for: want a duration from 0s to 24h`},
 		{"journal", "journal: {max_bytes: 5}", "line 1: journal.max_bytes: want at least 65536 bytes"},
 	}
 	for _, tt := range tests {
@@ -183,6 +215,57 @@ func TestParseConfigErrors(t *testing.T) {
 				t.Errorf("\n got %v\nwant %s", err, tt.want)
 			}
 		})
+	}
+}
+
+// Whoever asks for a figure that there is not is told which there are.
+func TestUnknownFigure(t *testing.T) {
+	_, err := ParseConfig(strings.NewReader("alerts:\n  rules:\n    - name: a\n      figure: floods"))
+	if err == nil {
+		t.Fatal("it was taken")
+	}
+	if want := `line 4: alerts.rules.0.figure: no figure "floods"; there are: flood, armed, `; !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s…", err, want)
+	}
+	for _, f := range AlertFigures() {
+		if !strings.Contains(err.Error(), " "+f.Name) {
+			t.Errorf("%s is not named", f.Name)
+		}
+	}
+}
+
+// The default rules are such as a file could have.
+func TestDefaultAlertRules(t *testing.T) {
+	for _, r := range DefaultAlertRules() {
+		was := r
+		if err := r.check([]string{r.Name}); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(was, r); diff != "" {
+			t.Errorf("%s is not whole (-is +should be):\n%s", r.Name, diff)
+		}
+	}
+}
+
+func TestAlertRuleMatches(t *testing.T) {
+	labels := FigureLabels{Project: "shop", Filter: "shop/api"}
+	for _, tt := range []struct {
+		match map[string]string
+		want  bool
+	}{
+		{nil, true},
+		{map[string]string{"filter": "shop/*"}, true},
+		{map[string]string{"filter": "*"}, true},
+		{map[string]string{"filter": "shop"}, false},
+		{map[string]string{"filter": "!shop/*"}, false},
+		{map[string]string{"filter": "!mail/*", "project": "s?op"}, true},
+		{map[string]string{"project": "shop", "service": "*:80"}, false},
+		{map[string]string{"service": ""}, true},
+	} {
+		r := AlertRule{Match: tt.match}
+		if got := r.Matches(labels); got != tt.want {
+			t.Errorf("%v: %v, want %v", tt.match, got, tt.want)
+		}
 	}
 }
 
@@ -233,6 +316,8 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add(sample)
 	f.Add([]byte("services: {fwmark:7: {addresses: [\"192.0.2.1:*\"], detect: {rate: 2}}}"))
 	f.Add([]byte("detect: &a {rate: *a}"))
+	f.Add([]byte("alerts: {rules: [{name: flood, enabled: false}, {name: a, figure: syn_retransmitted, share: .5, match: {filter: '!a*'}, by: [], group_by: [host]}]}"))
+	f.Add([]byte("alerts: {receivers: [{name: a, severities: [info], mail: {to: [a@b], from: a@b, server: 'b:25'}}]}"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := ParseConfig(bytes.NewReader(text))
 		if err != nil {

@@ -33,6 +33,7 @@ type view struct {
 	cfg         *Config
 	pressure    *PressureReport
 	sockets     *SocketsReport
+	tableLosses uint64
 	tickTook    time.Duration
 }
 
@@ -41,7 +42,7 @@ func (d *Daemon) Status() *Status {
 	v := d.view.Load()
 	s := &Status{
 		Version: d.opts.Version, Time: v.at, StartedAt: d.started,
-		Mode: v.mode, ModeFrom: v.modeFrom, Role: v.cfg.Role,
+		Mode: v.mode, ModeFrom: v.modeFrom, Role: v.cfg.Role, Project: v.cfg.Project, TableLosses: v.tableLosses,
 		ConfigError: v.configErr, Journal: d.journal.Health(),
 		Total: totalFigures(v.verdicts), Unknown: v.sample.Unknown,
 		Roles: []RoleStatus{}, Services: make([]ServiceStatus, 0, len(v.verdicts)), Capture: v.sample.Capture,
@@ -55,7 +56,7 @@ func (d *Daemon) Status() *Status {
 		s.PausedUntil = &v.pausedUntil
 	}
 	for _, r := range v.sample.Roles {
-		s.Roles = append(s.Roles, RoleStatus{Instance: r.Instance, Role: string(r.State), Since: r.Since})
+		s.Roles = append(s.Roles, RoleStatus{Instance: r.Instance, Role: string(r.State), Since: r.Since, Changes: r.Changes})
 	}
 	figures := make(map[string]*handshake.Figures, len(v.sample.Handshakes))
 	for i := range v.sample.Handshakes {
@@ -101,14 +102,14 @@ func (d *Daemon) publish(now time.Time) {
 	report := d.pressure.report
 	d.view.Store(&view{
 		at: now, mode: d.policy.Mode(), modeFrom: d.modeFrom, pausedUntil: d.policy.PausedUntil(now),
-		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), declined: d.policy.Declined(), tickTook: d.tickTook,
+		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), declined: d.policy.Declined(), tickTook: d.tickTook, tableLosses: d.tableLosses,
 		completions: d.watch.recent.completions(d.sample.Services),
 		cfg:         d.cfg, pressure: &report, sockets: d.socketsReport(),
 	})
 }
 
-// Config returns the configuration that Open found. Nobody may change it.
-func (d *Daemon) Config() *Config { return d.cfg }
+// Config returns the configuration in force. Nobody may change it.
+func (d *Daemon) Config() *Config { return d.view.Load().cfg }
 
 // Do carries out a command of the operator who, between two looks.
 func (d *Daemon) Do(ctx context.Context, c Command, who string) (Result, error) {

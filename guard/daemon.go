@@ -66,20 +66,21 @@ type Daemon struct {
 	backoff time.Duration
 	retry   *time.Timer
 
-	sample     Sample
-	verdicts   []Verdict
-	census     ipvs.Census
-	censusAt   time.Time
-	unknownWas map[Source]string
-	roles      roles
-	watch      watch
-	pressure   hostPressure
-	servers    serversWatch
-	health     health
-	tasks      *errgroup.Group // of Run
-	started    time.Time
-	configErr  *string
-	tickTook   time.Duration
+	sample      Sample
+	verdicts    []Verdict
+	census      ipvs.Census
+	censusAt    time.Time
+	unknownWas  map[Source]string
+	roles       roles
+	watch       watch
+	pressure    hostPressure
+	servers     serversWatch
+	health      health
+	tableLosses uint64
+	tasks       *errgroup.Group // of Run
+	started     time.Time
+	configErr   *string
+	tickTook    time.Duration
 
 	hook     *keepalived.Listener
 	lock     net.Listener

@@ -320,6 +320,7 @@ func (d *Daemon) keepTable(now time.Time, want []netip.AddrPort) {
 // happens too often, its leases that are the guard's own do not come back.
 func (d *Daemon) lost(now time.Time, err error) {
 	d.opts.Log.Warn("somebody else changed the table", "error", err)
+	d.tableLosses++
 	if !d.policy.Rebuilt(now) {
 		return
 	}

@@ -98,8 +98,12 @@ func (r *roles) look(now time.Time, held keepalived.Held) (changes []roleChange)
 	for _, in := range r.instances {
 		role := Role{Instance: in.Name, State: states[in.Name], Since: now, Addresses: in.Addresses}
 		if was := r.current[in.Name]; was.State == role.State {
-			role.Since = was.Since
+			role.Since, role.Changes = was.Since, was.Changes
 		} else {
+			role.Changes = was.Changes
+			if was.State != "" && was.State != keepalived.Unknown && role.State != keepalived.Unknown {
+				role.Changes++
+			}
 			changes = append(changes, roleChange{role, was.State})
 		}
 		next[in.Name] = role

@@ -109,6 +109,8 @@ type Role struct {
 	State     keepalived.State `json:"role"`
 	Since     time.Time        `json:"since"`
 	Addresses []netip.Addr     `json:"addresses,omitempty"`
+	// Changes counts those from one known state to another.
+	Changes uint64 `json:"changes,omitempty"`
 }
 
 // rolesByAddress tells which instance owns an address. An address that two

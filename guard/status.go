@@ -21,6 +21,7 @@ type Status struct {
 	ConfigFile  *string         `json:"config_file"`
 	ConfigError *string         `json:"config_error"`
 	Role        HostRole        `json:"role"`
+	Project     string          `json:"project,omitempty"` // of this host, by the configuration
 	Roles       []RoleStatus    `json:"roles"`
 	Services    []ServiceStatus `json:"services"`
 	Total       Figures         `json:"total"`
@@ -30,11 +31,14 @@ type Status struct {
 	Handshakes []handshake.Figures `json:"handshakes"`
 	// Pressure and Sockets are null where they are not watched, Servers where
 	// IPVS is not known or not there.
-	Pressure *PressureStatus   `json:"pressure"`
-	Sockets  *SocketsSummary   `json:"sockets"`
-	Servers  []RealServer      `json:"servers"`
-	Journal  JournalHealth     `json:"journal"`
-	Unknown  map[Source]string `json:"unknown"`
+	Pressure *PressureStatus `json:"pressure"`
+	Sockets  *SocketsSummary `json:"sockets"`
+	Servers  []RealServer    `json:"servers"`
+	Journal  JournalHealth   `json:"journal"`
+	// TableLosses counts since the guard's start how often somebody else took the
+	// table away or changed it, and it was made again.
+	TableLosses uint64            `json:"table_losses"`
+	Unknown     map[Source]string `json:"unknown"`
 	// TickMillis is how long the last look at everything took.
 	TickMillis float64 `json:"tick_milliseconds"`
 }
@@ -76,6 +80,8 @@ type RoleStatus struct {
 	Instance string    `json:"instance"`
 	Role     string    `json:"role"`
 	Since    time.Time `json:"since"`
+	// Changes are those since the guard's start, of one known role to another.
+	Changes uint64 `json:"changes"`
 }
 
 // ServiceStatus is a virtual service in a Status.

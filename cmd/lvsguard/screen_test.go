@@ -298,10 +298,11 @@ func TestJSONKeys(t *testing.T) {
 	s := statusOf(svc("192.0.2.1:80", guard.Flood, "", []float64{2, 1, 0}, []uint64{1, 1}, lease(guard.ByAuto, time.Minute)))
 	s.Roles = []guard.RoleStatus{{Instance: "VI_1"}}
 	s.Services[0].Unknown = map[string]string{"forwarding": "why"}
+	s.Project, s.Services[0].Project = "infra", "shop"
 	wantKeys(t, "status", s, `
 		version time started_at mode mode_from automatic_paused_until config_file config_error tick_milliseconds unknown
-		roles roles.instance roles.role roles.since
-		services services.service services.protocol services.forwarding services.instance services.verdict services.reason services.since
+		project table_losses roles roles.instance roles.role roles.since roles.changes
+		services services.service services.project services.protocol services.forwarding services.instance services.verdict services.reason services.since
 		services.syn_per_second services.suspect_per_second services.suspect_share services.dropped_per_second services.fragments_per_second
 		capture handshakes services.completion services.handshakes role pressure sockets servers
 		services.half_open_connections services.automatic_declined services.active_connections services.inactive_connections
