@@ -211,6 +211,11 @@ func in(set string) []expr.Any {
 	return []expr.Any{&expr.Lookup{SourceRegister: registerKey, SetName: set}}
 }
 
+// notIn matches what has its key not in a set, and counts nothing.
+func notIn(set string) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: registerKey, SetName: set, Invert: true}}
+}
+
 func count(counter string) []expr.Any {
 	return []expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: counter}}
 }

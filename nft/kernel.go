@@ -299,7 +299,8 @@ func (k *kernel) state() (State, error) {
 	return s, err
 }
 
-func (k *kernel) chains() ([]Chain, error) {
+// listChains reads the table's chains without their rules.
+func (k *kernel) listChains() ([]*nftables.Chain, error) {
 	if err := k.beginLibrary(); err != nil {
 		return nil, err
 	}
@@ -307,11 +308,25 @@ func (k *kernel) chains() ([]Chain, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the chains: %w", explain(err))
 	}
+	return slices.DeleteFunc(held, func(c *nftables.Chain) bool { return c.Table.Name != tableName }), nil
+}
+
+func (k *kernel) chainNames() ([]string, error) {
+	held, err := k.listChains()
+	names := make([]string, len(held))
+	for i, c := range held {
+		names[i] = c.Name
+	}
+	return names, err
+}
+
+func (k *kernel) chains() ([]Chain, error) {
+	held, err := k.listChains()
+	if err != nil {
+		return nil, err
+	}
 	var chains []Chain
 	for _, h := range held {
-		if h.Table.Name != tableName {
-			continue
-		}
 		if err := k.beginLibrary(); err != nil {
 			return nil, err
 		}
@@ -407,21 +422,26 @@ func (k *kernel) queueTable(l layout, m mark, counters map[string]Count, element
 		// The library keeps its errors for the flush.
 		_ = k.library.AddSet(set, values)
 	}
-	chains := make([]*nftables.Chain, len(l.chains))
-	for i, c := range l.chains {
-		chains[i] = &nftables.Chain{Name: c.name, Table: nftTable}
-		if c.name == chainPrerouting {
+	k.queueChains(l.chains)
+}
+
+func (k *kernel) queueChains(chains []chain) {
+	added := make([]*nftables.Chain, len(chains))
+	for i, c := range chains {
+		k.queued = true
+		added[i] = &nftables.Chain{Name: c.name, Table: nftTable}
+		if c.priority != 0 {
 			policy := nftables.ChainPolicyAccept
-			chains[i].Type = nftables.ChainTypeFilter
-			chains[i].Hooknum = nftables.ChainHookPrerouting
-			chains[i].Priority = nftables.ChainPriorityRef(priority)
-			chains[i].Policy = &policy
+			added[i].Type = nftables.ChainTypeFilter
+			added[i].Hooknum = nftables.ChainHookPrerouting
+			added[i].Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.priority))
+			added[i].Policy = &policy
 		}
-		k.library.AddChain(chains[i])
+		k.library.AddChain(added[i])
 	}
-	for i, c := range l.chains {
+	for i, c := range chains {
 		for _, r := range c.rules {
-			rule := &nftables.Rule{Table: nftTable, Chain: chains[i], Exprs: r.exprs}
+			rule := &nftables.Rule{Table: nftTable, Chain: added[i], Exprs: r.exprs}
 			if r.comment != "" {
 				rule.UserData = userdata.AppendString(nil, userdata.TypeComment, r.comment)
 			}
@@ -436,6 +456,17 @@ var markedSet = setSpec{role: roleService, family: ipv4}
 func (k *kernel) queueDelete() {
 	k.queued = true
 	k.library.DelTable(nftTable)
+}
+
+// queueDeleteChains empties them first, as one may go to another.
+func (k *kernel) queueDeleteChains(names []string) {
+	for _, name := range names {
+		k.queued = true
+		k.library.FlushChain(&nftables.Chain{Name: name, Table: nftTable})
+	}
+	for _, name := range names {
+		k.library.DelChain(&nftables.Chain{Name: name, Table: nftTable})
+	}
 }
 
 func (k *kernel) queueElements(s setSpec, remove, add []Element) {

@@ -101,12 +101,15 @@ type layout struct {
 	sets     []setSpec
 	allowed  map[*family][]netip.Prefix
 	chains   []chain
+
+	signatures []Signature
 }
 
-// chain is a chain of the layout.
+// chain is a chain of the layout, hooked into prerouting if it has a priority.
 type chain struct {
-	name  string
-	rules []rule
+	name     string
+	priority int // 0: other rules go there
+	rules    []rule
 }
 
 const chainPrerouting = "prerouting"
@@ -128,8 +131,10 @@ func newLayout(cfg Config) layout {
 	l := layout{
 		counters: []string{counterLoopback, counterAllowed},
 		allowed:  allowed(cfg.Allow),
+
+		signatures: cfg.Signatures,
 	}
-	pre := chain{name: chainPrerouting, rules: []rule{
+	pre := chain{name: chainPrerouting, priority: priority, rules: []rule{
 		ruleOf("", isNotTCP(), accept()),
 	}}
 	for _, f := range families {

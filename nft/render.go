@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
@@ -99,6 +100,20 @@ func (r *renderer) expression(e expr.Any) {
 			return
 		}
 		r.say("counter name %q", e.Name)
+	case *expr.Limit:
+		if *e != *limit(uint32(e.Rate))[0].(*expr.Limit) {
+			r.unknown(e)
+			return
+		}
+		r.say("limit rate %d/second burst %d packets", e.Rate, e.Burst)
+	case *expr.Queue:
+		if *e != *statementQueue(e.Num)[0].(*expr.Queue) {
+			r.unknown(e)
+			return
+		}
+		r.say("queue flags bypass to %d", e.Num)
+	case *expr.Target:
+		r.target(e)
 	case *expr.Verdict:
 		r.verdict(e)
 	default:
@@ -251,7 +266,7 @@ func (r *renderer) cmpField(o operand, e *expr.Cmp) {
 
 func (r *renderer) lookup(e *expr.Lookup) {
 	key := r.registers[e.SourceRegister]
-	if key.kind != ofField || e.Invert || e.IsDestRegSet || r.family == nil {
+	if key.kind != ofField || e.IsDestRegSet || r.family == nil {
 		r.unknown(e)
 		return
 	}
@@ -264,7 +279,26 @@ func (r *renderer) lookup(e *expr.Lookup) {
 		}
 		text += " . " + port.text
 	}
+	if e.Invert {
+		text += " !="
+	}
 	r.say("%s @%s", text, e.SetName)
+}
+
+// target is what iptables would write, as nft has no words for it.
+func (r *renderer) target(e *expr.Target) {
+	info, raw := e.Info.(*xt.Unknown)
+	if !raw || len(*info) < 2 {
+		r.unknown(e)
+		return
+	}
+	number := binary.NativeEndian.Uint16(*info)
+	ours := targetNFQUEUE(number)
+	if e.Name != ours.Name || e.Rev != ours.Rev || !bytes.Equal(*info, *ours.Info.(*xt.Unknown)) {
+		r.unknown(e)
+		return
+	}
+	r.say("# -j NFQUEUE --queue-num %d --queue-bypass", number)
 }
 
 func (r *renderer) verdict(e *expr.Verdict) {

@@ -179,12 +179,14 @@ func duration(d time.Duration) string {
 }
 
 // structure is s without what changes by itself or with the services: two
-// tables with the same structure treat packets alike.
+// tables with the same structure treat packets alike, but for the sample, which
+// comes and goes.
 func (s State) structure() string {
 	s.Counters = slices.Clone(s.Counters)
 	for i := range s.Counters {
 		s.Counters[i].Count = Count{}
 	}
+	s.Chains = slices.DeleteFunc(slices.Clone(s.Chains), func(c Chain) bool { return isSample(c.Name) })
 	s.Sets = slices.Clone(s.Sets)
 	for i := range s.Sets {
 		s.Sets[i].Comment = ""
@@ -239,17 +241,23 @@ func (l layout) state() State {
 		}
 		s.Sets = append(s.Sets, set)
 	}
-	for _, c := range l.chains {
+	s.Chains = chainsOf(l.chains)
+	return s
+}
+
+func chainsOf(chains []chain) []Chain {
+	var all []Chain
+	for _, c := range chains {
 		chain := Chain{Name: c.name}
-		if c.name == chainPrerouting {
-			chain.Hook = hookText(priority)
+		if c.priority != 0 {
+			chain.Hook = hookText(c.priority)
 		}
 		for _, r := range c.rules {
 			chain.Rules = append(chain.Rules, Rule{Text: render(r.exprs), Comment: r.comment})
 		}
-		s.Chains = append(s.Chains, chain)
+		all = append(all, chain)
 	}
-	return s
+	return all
 }
 
 func hookText(priority int) string {

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,11 @@ type Table struct {
 	generation uint32           // the last at which the table was known to be in order; 0: none
 	services   []netip.AddrPort // what Ensure was last told
 	leases     map[netip.AddrPort]time.Time
+
+	ways     []way
+	sample   []chain  // the chains that Sample has made; nil: none
+	sampling Sampling // what for
+	way      Way
 
 	counting []setSpec // the sets that count, as the kernel has them; nil: not read yet
 	since    time.Time
@@ -66,6 +72,7 @@ func Open(cfg Config) (*Table, error) {
 		fingerprint: l.fingerprint(),
 		kernel:      k,
 		leases:      map[netip.AddrPort]time.Time{},
+		ways:        ways(),
 	}, nil
 }
 
@@ -143,6 +150,7 @@ func (t *Table) plan(services []netip.AddrPort, generation uint32) (Changed, map
 		if t.ensured {
 			reason = "somebody had deleted it"
 		}
+		t.sample = nil
 		t.queue(holding{since: now}, services, leases)
 		return Changed{Change: Created, Reason: reason, Added: services, Leases: len(leases)}, leases, nil
 	}
@@ -158,10 +166,21 @@ func (t *Table) plan(services []netip.AddrPort, generation uint32) (Changed, map
 		if held.since.IsZero() {
 			held.since = now
 		}
+		t.sample = nil
 		t.kernel.queueDelete()
 		t.queue(held, services, leases)
 		changed.Change, changed.Reason = Replaced, reason
 		return changed, leases, nil
+	}
+	if t.sampleDiffers(state) != "" {
+		// Sample makes it anew, if it is wanted.
+		t.sample = nil
+		var chains []string
+		for _, c := range state.sampleChains() {
+			chains = append(chains, c.Name)
+		}
+		t.kernel.queueDeleteChains(chains)
+		changed.Change = Updated
 	}
 	for _, s := range t.layout.sets {
 		if s.role == roleAllowed {
@@ -234,7 +253,7 @@ func (t *Table) Check() error {
 		if err != nil {
 			return err
 		}
-		if reason := t.differs(state); reason != "" {
+		if reason := cmp.Or(t.differs(state), t.sampleDiffers(state)); reason != "" {
 			return fmt.Errorf("%w: %s", ErrAltered, reason)
 		}
 		if !t.ensured {
@@ -415,7 +434,7 @@ func (t *Table) Listing(w io.Writer) error {
 func (t *Table) Remove() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.ensured, t.generation, t.counting = false, 0, nil
+	t.ensured, t.generation, t.counting, t.sample = false, 0, nil, nil
 	clear(t.leases)
 	_, _, err := t.transact(func(uint32) error {
 		present, err := t.kernel.present()
@@ -437,6 +456,11 @@ const tries = 10
 // be done; if any table has changed meanwhile, or an element has expired, the
 // kernel refuses the whole, and it is planned anew.
 func (t *Table) transact(plan func(generation uint32) error) (before, after uint32, err error) {
+	return t.transactIf(passing, plan)
+}
+
+// transactIf is transact with another rule of which errors are worth a new try.
+func (t *Table) transactIf(again func(error) bool, plan func(generation uint32) error) (before, after uint32, err error) {
 	for range tries {
 		err = t.read(func() error {
 			if before, err = t.kernel.generation(); err != nil {
@@ -451,7 +475,7 @@ func (t *Table) transact(plan func(generation uint32) error) (before, after uint
 			return before, after, nil
 		}
 		t.repair(err)
-		if !passing(err) {
+		if !again(err) {
 			return 0, 0, err
 		}
 	}
