@@ -6,10 +6,11 @@ require (
 	github.com/axiomhq/hyperloglog v0.2.5
 	github.com/cilium/ebpf v0.21.0
 	github.com/coreos/go-systemd/v22 v22.6.0
+	github.com/florianl/go-nfqueue/v2 v2.1.0
 	github.com/google/go-cmp v0.7.0
 	github.com/google/nftables v0.3.1-0.20251119083706-1db35da82052
 	github.com/gopacket/gopacket v1.7.7
-	github.com/mdlayher/netlink v1.8.1-0.20251028132421-dcc6cab9a6eb
+	github.com/mdlayher/netlink v1.9.0
 	github.com/prometheus/client_model v0.6.2
 	github.com/prometheus/common v0.67.5
 	github.com/prometheus/procfs v0.19.2
