@@ -34,6 +34,8 @@ type fakeTable struct {
 	fail     error                        // of every change
 	failRead error
 	armed    int // transactions that armed
+	sampled  *nft.Sampling
+	lacks    error // why it cannot sample
 }
 
 func (f *fakeTable) open(nft.Config) (Table, error) { return f, nil }
@@ -119,8 +121,24 @@ func (f *fakeTable) Leases() (map[netip.AddrPort]time.Duration, error) {
 	return out, nil
 }
 
+func (f *fakeTable) Sample(s nft.Sampling) (nft.Way, error) {
+	if f.services == nil {
+		return "", nft.ErrAbsent
+	}
+	if f.lacks != nil {
+		return "", f.lacks
+	}
+	f.sampled = &s
+	return nft.ByQueue, nil
+}
+
+func (f *fakeTable) Unsample() error {
+	f.sampled = nil
+	return nil
+}
+
 func (f *fakeTable) Remove() error {
-	f.services, f.leases, f.memory = nil, nil, nil
+	f.services, f.leases, f.memory, f.sampled = nil, nil, nil, nil
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/lvsguard/lvsguard/capture"
 	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/ipvs"
@@ -20,7 +21,9 @@ type Kernel struct {
 	Addresses Addresses
 	// OpenHandshakes is nil where none are to be watched.
 	OpenHandshakes func(HandshakesConfig, []handshake.Service) (Handshakes, error)
-	Host           Host
+	// OpenQueue is nil where no packet is to be sampled by a queue.
+	OpenQueue func(capture.QueueConfig) (Queue, error)
+	Host      Host
 }
 
 // Host is what the guard reads of the host itself. What is nil is not read.
@@ -62,6 +65,7 @@ type Table interface {
 	Counting
 	Leasing
 	Removing
+	Sampling
 }
 
 // Counting is the part of a table that counts.
@@ -76,6 +80,19 @@ type Leasing interface {
 	Arm(map[netip.AddrPort]time.Duration) error
 	Disarm([]netip.AddrPort) error
 	Leases() (map[netip.AddrPort]time.Duration, error)
+}
+
+// Sampling is the part of a table that has packets looked at.
+type Sampling interface {
+	Sample(nft.Sampling) (nft.Way, error)
+	Unsample() error
+}
+
+// Queue is what the guard needs of [capture.Queue].
+type Queue interface {
+	Take() []capture.Packet
+	Stats() (capture.QueueStats, error)
+	Close() error
 }
 
 // Removing ends a table, or only the connection to it.

@@ -56,7 +56,8 @@ func (a *app) guard(ctx context.Context, file string) error {
 			OpenHandshakes: func(cfg guard.HandshakesConfig, services []handshake.Service) (guard.Handshakes, error) {
 				return openHandshakes(cfg, services, log)
 			},
-			Host: thisHost(),
+			OpenQueue: openQueue,
+			Host:      thisHost(),
 		},
 		Ready: func() { tellSystemd(log, daemon.SdNotifyReady) },
 		Alive: func() { tellSystemd(log, daemon.SdNotifyWatchdog) },
@@ -124,6 +125,14 @@ func openTable(cfg nft.Config) (guard.Table, error) {
 
 // recorderMemory is what the last packets may take.
 const recorderMemory = 16 << 20
+
+func openQueue(cfg capture.QueueConfig) (guard.Queue, error) {
+	queue, err := capture.OpenQueue(cfg)
+	if err != nil {
+		return nil, err // not a nil *capture.Queue
+	}
+	return queue, nil
+}
 
 func openHandshakes(cfg guard.HandshakesConfig, services []handshake.Service, log *slog.Logger) (guard.Handshakes, error) {
 	filters, err := cfg.ParseFilters()
