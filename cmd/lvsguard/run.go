@@ -123,9 +123,6 @@ func openTable(cfg nft.Config) (guard.Table, error) {
 	return table, nil
 }
 
-// recorderMemory is what the last packets may take.
-const recorderMemory = 16 << 20
-
 func openQueue(cfg capture.QueueConfig) (guard.Queue, error) {
 	queue, err := capture.OpenQueue(cfg)
 	if err != nil {
@@ -133,6 +130,9 @@ func openQueue(cfg capture.QueueConfig) (guard.Queue, error) {
 	}
 	return queue, nil
 }
+
+// recorderMemory is what the last packets may take.
+const recorderMemory = 16 << 20
 
 func openHandshakes(cfg guard.HandshakesConfig, services []handshake.Service, log *slog.Logger) (guard.Handshakes, error) {
 	filters, err := cfg.ParseFilters()
