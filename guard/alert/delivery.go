@@ -208,6 +208,7 @@ func (d *Delivery) Health() []ReceiverHealth {
 // A bundler is a Receiver whose messages people read: it can tell of many groups
 // in one, and is told so when there are too many for one each.
 type bundler interface {
+	// SendMany tells of all, of which the first is the gravest that lasts.
 	SendMany(ctx context.Context, all []Notification) error
 }
 
@@ -251,6 +252,14 @@ func before(a, b *waiting) int {
 		-cmp.Compare(rank(a.Severity), rank(b.Severity)),
 		cmp.Compare(a.order, b.order),
 	)
+}
+
+// over is 1 for what is over.
+func over(e *waiting) int {
+	if e.State == Resolved {
+		return 1
+	}
+	return 0
 }
 
 func rank(s Severity) int {
@@ -470,7 +479,7 @@ func (w *worker) take() *batch {
 	if _, people := b.to.(bundler); people && w.tokens < 2 && len(w.queue) > 1 {
 		b.all, w.queue = w.queue, nil
 		slices.SortFunc(b.all, func(x, y *waiting) int {
-			return cmp.Or(-cmp.Compare(rank(x.Severity), rank(y.Severity)), cmp.Compare(x.order, y.order))
+			return cmp.Or(cmp.Compare(over(x), over(y)), -cmp.Compare(rank(x.Severity), rank(y.Severity)), cmp.Compare(x.order, y.order))
 		})
 	} else {
 		first := slices.MinFunc(w.queue, before)

@@ -59,12 +59,14 @@ func whereabouts(n *Notification) string {
 
 // what names an alert: "flood on 192.0.2.1:80".
 func what(a *Alert) string {
-	rule := strings.ReplaceAll(a.Rule, "_", " ")
 	if a.Subject == "" {
-		return rule
+		return words(a.Rule)
 	}
-	return rule + " on " + a.Subject
+	return words(a.Rule) + " on " + a.Subject
 }
+
+// words are a rule's name as people would write it.
+func words(rule string) string { return strings.NewReplacer("_", " ", "-", " ").Replace(rule) }
 
 // describe is the rest of the message: how much against which threshold, since
 // when, how many, what the guard did, and the command to look further.
@@ -78,7 +80,7 @@ func describe(n *Notification) []string {
 	}
 	seen := "seen by " + clean(n.Host, 60)
 	if n.Subjects > 1 {
-		seen = fmt.Sprintf("%d affected, %s", n.Subjects, seen)
+		seen = fmt.Sprintf("%d affected; %s", n.Subjects, seen)
 	}
 	switch n.State {
 	case Test:
@@ -96,30 +98,34 @@ func describe(n *Notification) []string {
 }
 
 func describeAlert(n *Notification, a *Alert) string {
-	var b strings.Builder
-	b.WriteString(clean(a.Subject, 80))
-	if a.Rule != n.Alerts[0].Rule || a.Subject == "" {
-		b.WriteString(" " + clean(strings.ReplaceAll(a.Rule, "_", " "), 60))
+	resolved := n.State == Resolved
+	// A figure that is yes or no has 0 for a threshold, and its summary says all.
+	bounded := a.Threshold != 0
+	text := a.Summary
+	if resolved && bounded {
+		text = words(a.Rule)
 	}
-	if a.Severity != n.Severity && n.State != Resolved {
-		b.WriteString(" (" + clean(string(a.Severity), 20) + ")")
+	var more []string
+	if bounded && (resolved || a.Peak != a.Value) {
+		more = append(more, "peak "+amount(a.Peak, a.Unit))
 	}
-	over := !a.Until.IsZero() && n.State != Resolved
-	switch {
-	case n.State == Resolved && a.Threshold != 0:
-		fmt.Fprintf(&b, ": peak %s, threshold %s", amount(a.Peak, a.Unit), amount(a.Threshold, a.Unit))
-	case a.Threshold != 0:
-		fmt.Fprintf(&b, ": %s, threshold %s", clean(a.Summary, 160), amount(a.Threshold, a.Unit))
-		if a.Peak != a.Value {
-			b.WriteString(", peak " + amount(a.Peak, a.Unit))
-		}
-	default:
-		b.WriteString(": " + clean(a.Summary, 160))
+	if bounded {
+		more = append(more, "threshold "+amount(a.Threshold, a.Unit))
 	}
-	if over {
-		b.WriteString(", over since " + clock(a.Until))
+	if a.Severity != n.Severity && !resolved {
+		more = append(more, clean(string(a.Severity), 20))
 	}
-	return strings.TrimSpace(b.String())
+	if !a.Until.IsZero() && !resolved {
+		more = append(more, "over since "+clock(a.Until))
+	}
+	line := clean(text, 160)
+	if a.Subject != "" {
+		line = clean(a.Subject, 80) + ": " + line
+	}
+	if len(more) > 0 {
+		line += " (" + strings.Join(more, ", ") + ")"
+	}
+	return line
 }
 
 func actions(done []string) string {
@@ -137,7 +143,7 @@ func actions(done []string) string {
 	return text
 }
 
-// digest tells of many groups, the gravest first, in one message.
+// digest tells of many groups in one message. The first is the gravest.
 func digest(all []Notification) (head string, lines []string) {
 	over := 0
 	for i := range all {
@@ -151,8 +157,12 @@ func digest(all []Notification) (head string, lines []string) {
 	if left := len(all) - len(lines); left > 0 {
 		lines = append(lines, fmt.Sprintf("and %d more groups", left))
 	}
-	gravest := &all[0]
-	head = fmt.Sprintf("[%s] lvsguard on %s: %d groups of alerts, %d of them over", strings.ToUpper(clean(string(gravest.Severity), 20)), clean(gravest.Host, 60), len(all), over)
+	label := string(all[0].Severity)
+	if over == len(all) {
+		label = string(Resolved)
+	}
+	head = fmt.Sprintf("[%s] lvsguard on %s: %d groups of alerts, %d of them over",
+		strings.ToUpper(clean(label, 20)), clean(all[0].Host, 60), len(all), over)
 	return head, append(lines, "so many at once are told in one message", "look: lvsguard alerts")
 }
 
@@ -182,33 +192,37 @@ func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC"
 func span(d time.Duration) string {
 	d = max(0, d.Round(time.Second))
 	const day = 24 * time.Hour
+	large, small, units := time.Second, time.Duration(0), [2]string{"s"}
 	switch {
 	case d >= day:
-		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
+		large, small, units = day, time.Hour, [2]string{"d", "h"}
 	case d >= time.Hour:
-		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+		large, small, units = time.Hour, time.Minute, [2]string{"h", "m"}
 	case d >= time.Minute:
-		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+		large, small, units = time.Minute, time.Second, [2]string{"m", "s"}
 	}
-	return fmt.Sprintf("%ds", d/time.Second)
+	text := strconv.FormatInt(int64(d/large), 10) + units[0]
+	if small > 0 && d%large >= small {
+		text += strconv.FormatInt(int64(d%large/small), 10) + units[1]
+	}
+	return text
 }
 
-// amount is a figure with its unit, and a share in percent.
+// amount is a figure with its unit. In % it is a share, where 1 is all.
 func amount(v float64, unit string) string {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return "?"
 	}
-	if unit == "share" {
-		return number(v*100) + " %"
-	}
 	switch {
-	case unit == "" || strings.HasPrefix(unit, "/"):
+	case unit == "%":
+		return number(v*100) + "%"
+	case unit == "" || unit[0] == '/':
 		return number(v) + clean(unit, 20)
 	}
 	return number(v) + " " + clean(unit, 20)
 }
 
-// number has commas between thousands, and three digits at least.
+// number has commas between thousands, and from 100 on no fraction.
 func number(v float64) string {
 	if math.Abs(v) >= 1e15 {
 		return strconv.FormatFloat(v, 'g', 3, 64)
