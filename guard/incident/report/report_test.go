@@ -1,0 +1,135 @@
+package report
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/lvsguard/lvsguard/guard/incident"
+)
+
+var update = flag.Bool("update", false, "write the golden files and the incidents of testdata anew")
+
+func golden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (go test -update writes it)", err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+func TestTell(t *testing.T) {
+	for name, r := range fixtures() {
+		if name == "hostile" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			s := Tell(r, time.UTC)
+			var b strings.Builder
+			fmt.Fprintf(&b, "%s\n%s\n%s\n%s\n\n%s\n", s.Title, s.When, s.Outcome, s.Headline, strings.Join(s.Told, "\n"))
+			for _, step := range s.Next {
+				fmt.Fprintf(&b, "\n- %s\n", step.Do)
+				for _, line := range step.Lines {
+					fmt.Fprintf(&b, "    %s\n", line)
+				}
+			}
+			if len(s.Unknown) > 0 {
+				fmt.Fprintf(&b, "\nunknown:\n%s\n", strings.Join(s.Unknown, "\n"))
+			}
+			golden(t, filepath.Join("testdata", name+".golden"), b.String())
+		})
+	}
+}
+
+func pageOf(t testing.TB, r *incident.Record) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := Page(&b, r); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// A report of an hour is made within a second and fits into a mail.
+func TestHour(t *testing.T) {
+	r := anHour()
+	began := time.Now()
+	page := pageOf(t, r)
+	took := time.Since(began)
+	t.Logf("%d bytes in %s", len(page), took)
+	if len(page) > 1<<20 {
+		t.Errorf("%d bytes, want at most 1 MiB", len(page))
+	}
+	if took > time.Second {
+		t.Errorf("it took %s, want less than 1 s", took)
+	}
+}
+
+func BenchmarkHour(b *testing.B) {
+	r := anHour()
+	b.ReportAllocs()
+	for b.Loop() {
+		b.SetBytes(int64(len(pageOf(b, r))))
+	}
+}
+
+// hostileText is what must come out as nothing but letters.
+const hostileText = "\"'><script>document.title='owned'</script><img src=//evil.invalid/x onerror=alert(1)>" +
+	"</title></style></svg></pre>{{.}}`;$(reboot)\n- evil: true\x1b[2J\u202e&lt;\x00\ufffd"
+
+// hostile writes hostileText into every text of r.
+func hostile(r *incident.Record) {
+	var walk func(v reflect.Value)
+	walk = func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.String:
+			v.SetString(v.String() + hostileText)
+		case reflect.Pointer:
+			if !v.IsNil() {
+				walk(v.Elem())
+			}
+		case reflect.Struct:
+			for i := range v.NumField() {
+				if v.Type().Field(i).IsExported() {
+					walk(v.Field(i))
+				}
+			}
+		case reflect.Slice:
+			for i := range v.Len() {
+				walk(v.Index(i))
+			}
+		case reflect.Map:
+			changed := reflect.MakeMap(v.Type())
+			for iter := v.MapRange(); iter.Next(); {
+				key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+				key.Set(iter.Key())
+				value.Set(iter.Value())
+				walk(key)
+				walk(value)
+				changed.SetMapIndex(key, value)
+			}
+			if v.Len() > 0 {
+				v.Set(changed)
+			}
+		}
+	}
+	r.Unknown = map[string]string{"clients": "why"}
+	walk(reflect.ValueOf(r).Elem())
+}
