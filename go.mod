@@ -4,6 +4,8 @@ go 1.26
 
 require (
 	github.com/axiomhq/hyperloglog v0.2.5
+	github.com/chromedp/cdproto v0.0.0-20250724212937-08a3db8b4327
+	github.com/chromedp/chromedp v0.14.2
 	github.com/cilium/ebpf v0.21.0
 	github.com/coreos/go-systemd/v22 v22.6.0
 	github.com/florianl/go-nfqueue/v2 v2.1.0
@@ -23,7 +25,12 @@ require (
 )
 
 require (
+	github.com/chromedp/sysutil v1.1.0 // indirect
 	github.com/dgryski/go-metro v0.0.0-20180109044635-280f6062b5bc // indirect
+	github.com/go-json-experiment/json v0.0.0-20250725192818-e39067aee2d2 // indirect
+	github.com/gobwas/httphead v0.1.0 // indirect
+	github.com/gobwas/pool v0.2.1 // indirect
+	github.com/gobwas/ws v1.4.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/kamstrup/intmap v0.5.1 // indirect
 	github.com/mdlayher/socket v0.5.1 // indirect

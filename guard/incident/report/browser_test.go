@@ -14,7 +14,7 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/cdproto/page"
+	devpage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/google/go-cmp/cmp"
@@ -76,9 +76,9 @@ func open(t *testing.T, browser context.Context, path string, width int64) (cont
 			v.said = append(v.said, "exception: "+e.ExceptionDetails.Error())
 		case *log.EventEntryAdded:
 			v.said = append(v.said, "log: "+e.Entry.Text)
-		case *page.EventJavascriptDialogOpening:
+		case *devpage.EventJavascriptDialogOpening:
 			v.said = append(v.said, "dialog: "+e.Message)
-			go chromedp.Run(ctx, page.HandleJavaScriptDialog(true))
+			go chromedp.Run(ctx, devpage.HandleJavaScriptDialog(true))
 		}
 	})
 	err := chromedp.Run(ctx, network.Enable(), log.Enable(),
@@ -127,7 +127,7 @@ type pageLook struct {
 }
 
 // Whatever stands in a record, the page is made of these elements.
-const elements = "b body caption dd defs details div dl dt figcaption figure footer h1 h2 h3 head header html li line link main meta ol p path pattern pre rect section span style summary svg table tbody td text th thead time title tr ul code"
+const elements = "b body br caption dd defs details div dl dt figcaption figure footer h1 h2 h3 head header html li line link main meta ol p path pattern pre rect section span style summary svg table tbody td text th thead time title tr ul code"
 
 // The page is drawn whole, on a phone and on a desk, says nothing to the
 // console, asks nobody for anything, and has no element but its own.
@@ -136,7 +136,7 @@ func TestBrowser(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		lines int // of plots
-	}{{"dropped", 11}, {"observed", 8}, {"cut", 2}, {"hostile", 11}} {
+	}{{"dropped", 11}, {"observed", 11}, {"cut", 2}, {"hostile", 11}} {
 		path := savePage(t, tt.name)
 		for _, width := range []int64{375, 1280} {
 			t.Run(fmt.Sprintf("%s-%d", tt.name, width), func(t *testing.T) {

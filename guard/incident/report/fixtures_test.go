@@ -43,7 +43,7 @@ func series(length time.Duration, point func(i int, since time.Duration, p *inci
 }
 
 func shares(text string, flood, good float64) incident.Value {
-	return incident.Value{Value: text, Flood: flood, Good: good}
+	return incident.Value{Value: text, Flood: flood, Good: &good}
 }
 
 // dropped is a night on a director by DR in auto mode: armed after 4 s, twenty
@@ -127,14 +127,14 @@ func droppedNight() *incident.Record {
 			{Text: "source port 1024 to 2047", Flood: 0.52, Good: new(0.018), Match: "tcp sport 1024-2047"},
 		},
 		Fields: []incident.Field{
-			{Name: "window", Values: []incident.Value{shares("0", 1, 0), shares("64240", 0, 0.61), shares("65535", 0, 0.27), shares("29200", 0, 0.08)}, OthersGood: 0.04, Pattern: "constant: 0"},
-			{Name: "length", Values: []incident.Value{shares("40", 1, 0.002), shares("60", 0, 0.83), shares("52", 0, 0.14)}, OthersGood: 0.028},
-			{Name: "ttl", Values: []incident.Value{shares("243", 0.61, 0), shares("241", 0.22, 0), shares("53", 0, 0.21), shares("115", 0, 0.19)}, OthersFlood: 0.17, OthersGood: 0.6},
-			{Name: "options", Values: []incident.Value{shares("none", 1, 0.002), shares("MSS SACK TS NOP WS", 0, 0.71), shares("MSS NOP WS NOP NOP SACK", 0, 0.25)}, OthersGood: 0.038},
-			{Name: "mss", Values: []incident.Value{shares("none", 1, 0.002), shares("1460", 0, 0.72), shares("1400", 0, 0.11)}, OthersGood: 0.168},
-			{Name: "sport", Values: []incident.Value{shares("1024-2047", 0.52, 0.018)}, OthersFlood: 0.48, OthersGood: 0.982, Pattern: "counts up by 1"},
-			{Name: "seq", Pattern: "random", OthersFlood: 1, OthersGood: 1},
-			{Name: "ipid", Pattern: "random", OthersFlood: 1, OthersGood: 1},
+			{Name: "window", Values: []incident.Value{shares("0", 1, 0), shares("64240", 0, 0.61), shares("65535", 0, 0.27), shares("29200", 0, 0.08)}, OthersGood: new(0.04), Pattern: "constant: 0"},
+			{Name: "length", Values: []incident.Value{shares("40", 1, 0.002), shares("60", 0, 0.83), shares("52", 0, 0.14)}, OthersGood: new(0.028)},
+			{Name: "ttl", Values: []incident.Value{shares("243", 0.61, 0), shares("241", 0.22, 0), shares("53", 0, 0.21), shares("115", 0, 0.19)}, OthersFlood: 0.17, OthersGood: new(0.6)},
+			{Name: "options", Values: []incident.Value{shares("none", 1, 0.002), shares("MSS SACK TS NOP WS", 0, 0.71), shares("MSS NOP WS NOP NOP SACK", 0, 0.25)}, OthersGood: new(0.038)},
+			{Name: "mss", Values: []incident.Value{shares("none", 1, 0.002), shares("1460", 0, 0.72), shares("1400", 0, 0.11)}, OthersGood: new(0.168)},
+			{Name: "sport", Values: []incident.Value{shares("1024-2047", 0.52, 0.018)}, OthersFlood: 0.48, OthersGood: new(0.982), Pattern: "counts up by 1"},
+			{Name: "seq", Pattern: "random", OthersFlood: 1, OthersGood: new(1.0)},
+			{Name: "ipid", Pattern: "random", OthersFlood: 1, OthersGood: new(1.0)},
 		},
 		Sources: incident.Sources{
 			Distinct: new(uint64(8101)),
@@ -198,8 +198,8 @@ func observedNight() *incident.Record {
 			{Text: "window 1024", Flood: 0.998, Good: new(0.009), Match: "tcp window 1024", Signature: "name: window1024\nwindow: 1024"},
 		},
 		Fields: []incident.Field{
-			{Name: "window", Values: []incident.Value{shares("1024", 0.998, 0.009), shares("64800", 0.001, 0.88)}, OthersFlood: 0.001, OthersGood: 0.111, Pattern: "constant: 1024"},
-			{Name: "sport", Values: []incident.Value{shares("4444", 0.999, 0)}, OthersFlood: 0.001, OthersGood: 1, Pattern: "constant: 4444"},
+			{Name: "window", Values: []incident.Value{shares("1024", 0.998, 0.009), shares("64800", 0.001, 0.88)}, OthersFlood: 0.001, OthersGood: new(0.111), Pattern: "constant: 1024"},
+			{Name: "sport", Values: []incident.Value{shares("4444", 0.999, 0)}, OthersFlood: 0.001, OthersGood: new(1.0), Pattern: "constant: 4444"},
 		},
 		Sources: incident.Sources{
 			Distinct: new(uint64(61)),

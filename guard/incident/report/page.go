@@ -120,6 +120,12 @@ func newPage(r *incident.Record) *page {
 		Story: Tell(r, time.UTC), ID: Clean(r.ID), Host: Clean(r.Host), Version: Clean(r.Version), Pinned: r.Pinned,
 		Tiles: b.tiles(), Marks: b.marks, Armed: b.armed, Gaps: b.gaps, Felt: b.feltTable(), Look: b.lookOf(), Packets: b.packetsOf(),
 	}
+	for i, text := range p.Told {
+		p.Told[i] = together(text)
+	}
+	for i := range p.Next {
+		p.Next[i].Do = together(p.Next[i].Do)
+	}
 	p.Class = strings.ReplaceAll(string(p.Outcome), " ", "-")
 	for _, plot := range b.plots() {
 		if plot.Known {
@@ -136,6 +142,9 @@ func newPage(r *incident.Record) *page {
 	}
 	return p
 }
+
+// together keeps a number and its sign on one line.
+func together(text string) string { return strings.ReplaceAll(text, " %", "\u00a0%") }
 
 func (b *builder) tiles() []tile {
 	r := b.r
@@ -230,7 +239,12 @@ func (b *builder) feltTable() []felt {
 		return latency(*s)
 	}
 	return []felt{
-		row("handshakes that ended", func(f incident.Felt) string { return Exact(f.Handshakes) }),
+		row("handshakes that ended", func(f incident.Felt) string {
+			if f.Handshakes == 0 {
+				return "none seen"
+			}
+			return Exact(f.Handshakes)
+		}),
 		row("of these, completed", func(f incident.Felt) string {
 			if f.Completion == nil {
 				return "unknown"
@@ -242,13 +256,17 @@ func (b *builder) feltTable() []felt {
 	}
 }
 
-func barOf(share float64) bar {
-	return bar{Percent(share), percentage(min(1, max(0, share)))}
+func barOf(share *float64) bar {
+	if share == nil {
+		return bar{"unknown", "0%"}
+	}
+	return bar{Percent(*share), percentage(min(1, max(0, *share)))}
 }
 
 // fieldNames say in words what a field's short name means.
 var fieldNames = map[string]string{
 	"window": "TCP window", "length": "IP length", "ttl": "TTL, hop limit", "options": "TCP options", "mss": "MSS",
+	"data": "bytes of data", "flags": "TCP flags",
 	"sport": "source port", "dport": "destination port", "seq": "sequence number", "ipid": "IP identification",
 }
 
@@ -262,19 +280,15 @@ func (b *builder) lookOf() *look {
 		out.Distinct = "about " + Exact(*l.Sources.Distinct)
 	}
 	for _, f := range l.Features {
-		good := bar{"unknown", "0%"}
-		if f.Good != nil {
-			good = barOf(*f.Good)
-		}
 		out.Features = append(out.Features, feature{
-			Text: Clean(f.Text), Flood: barOf(f.Flood), Good: good,
+			Text: Clean(f.Text), Flood: barOf(&f.Flood), Good: barOf(f.Good),
 			Match: strings.Join(Lines(f.Match), "\n"), Signature: signatureText(f.Signature),
 		})
 	}
 	values := func(all []incident.Value) []value {
 		var rows []value
 		for _, v := range all {
-			rows = append(rows, value{Clean(v.Value), barOf(v.Flood), barOf(v.Good)})
+			rows = append(rows, value{Clean(v.Value), barOf(&v.Flood), barOf(v.Good)})
 		}
 		return rows
 	}
@@ -284,8 +298,8 @@ func (b *builder) lookOf() *look {
 			name = Clean(f.Name)
 		}
 		rows := values(f.Values)
-		if f.OthersFlood > 0 || f.OthersGood > 0 {
-			rows = append(rows, value{"all others", barOf(f.OthersFlood), barOf(f.OthersGood)})
+		if f.OthersFlood > 0 || f.OthersGood != nil && *f.OthersGood > 0 {
+			rows = append(rows, value{"all others", barOf(&f.OthersFlood), barOf(f.OthersGood)})
 		}
 		out.Fields = append(out.Fields, field{name, Clean(f.Pattern), rows})
 	}

@@ -497,7 +497,7 @@ func (t teller) topPrefix() (incident.Value, bool) {
 	slices.Reverse(lengths)
 	for _, n := range lengths {
 		for _, v := range t.Look.Sources.Prefixes[n] {
-			if _, err := netip.ParsePrefix(v.Value); err == nil && v.Flood >= 0.5 && v.Good < v.Flood/10 {
+			if _, err := netip.ParsePrefix(v.Value); err == nil && v.Flood >= 0.5 && (v.Good == nil || *v.Good < v.Flood/10) {
 				return v, true
 			}
 		}
