@@ -19,12 +19,14 @@ var may = map[string][]string{
 	"guard":        append([]string{"guard/pressure", "guard/incident", "capture/handshake"}, leaves...),
 	"guard/serve":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake"}, leaves...),
 	"guard/alert":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake"}, leaves...),
-	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/incident", "guard/doctor", "guard/pressure", "capture/handshake"}, leaves...),
+	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/incident", "guard/incident/report", "guard/doctor", "guard/pressure", "capture/handshake"}, leaves...),
 
 	"capture/handshake": {"capture"},
 	"guard/doctor":      append([]string{"guard/pressure"}, leaves...),
 	"guard/pressure":    {},
 	"guard/incident":    {"capture"},
+
+	"guard/incident/report": {"guard/incident", "capture"},
 
 	"bench/cmd/bench": {"bench/mix"},
 	"bench/cmd/mix":   {"bench/mix"},

@@ -51,7 +51,7 @@ func shares(text string, flood, good float64) incident.Value {
 func droppedNight() *incident.Record {
 	const length = 19*time.Minute + 36*time.Second
 	r := &incident.Record{
-		Format: 1, ID: "20260303T031204Z-192.0.2.101-80", Host: "lvs1", Version: "0.4.0", Pinned: true,
+		Format: 1, ID: "20260303T031204Z-192.0.2.101_80", Host: "lvs1", Version: "0.4.0", Pinned: true,
 		Service: "192.0.2.101:80", Project: "shop", Addresses: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.101:80")},
 		Onset: night, Flooded: after(3 * time.Second), FirstDrop: after(4 * time.Second), Ended: after(length),
 		Began:   "11874 of 12019 SYN/s bear a signature (threshold 1000/s and 50%)",
@@ -69,9 +69,9 @@ func droppedNight() *incident.Record {
 		},
 		Collateral: incident.Collateral{Packets: new(uint64(0)), Sampled: 24110},
 		Packets: []incident.PacketFile{
-			{Name: "20260303T031204Z-192.0.2.101-80.before.pcapng", Why: "before", From: night.Add(-30 * time.Second), To: night.Add(3 * time.Second), Packets: 31210, Seen: 48122, Bytes: 4812210},
-			{Name: "20260303T031204Z-192.0.2.101-80.onset.pcapng", Why: "onset", From: night.Add(3 * time.Second), To: night.Add(4 * time.Second), Packets: 4096, Seen: 12019, Bytes: 451200},
-			{Name: "20260303T031204Z-192.0.2.101-80.peak.pcapng", Why: "peak", From: night.Add(432 * time.Second), To: night.Add(433 * time.Second), Packets: 4096, Seen: 14211, Bytes: 450912},
+			{Name: "20260303T031204Z-192.0.2.101_80-before-1.pcapng", Why: "before", From: night.Add(-30 * time.Second), To: night.Add(3 * time.Second), Packets: 31210, Seen: 48122, Bytes: 4812210},
+			{Name: "20260303T031204Z-192.0.2.101_80-onset-1.pcapng", Why: "onset", From: night.Add(3 * time.Second), To: night.Add(4 * time.Second), Packets: 4096, Seen: 12019, Bytes: 451200},
+			{Name: "20260303T031204Z-192.0.2.101_80-peak-1.pcapng", Why: "peak", From: night.Add(432 * time.Second), To: night.Add(433 * time.Second), Packets: 4096, Seen: 14211, Bytes: 450912},
 		},
 	}
 	r.Actions = []incident.Action{
@@ -121,9 +121,9 @@ func droppedNight() *incident.Record {
 	r.Look = &incident.Look{
 		Flood: 8192, Good: 1024,
 		Features: []incident.Feature{
-			{Text: "window 0 and IP length 40, so no options", Flood: 1, Good: new(0.0), Match: "tcp window 0 ip length 40", Signature: "{name: window0, window: 0, length: 40}"},
-			{Text: "no TCP options", Flood: 1, Good: new(0.002), Match: "tcp doff 5", Signature: "{name: bare, options: none}"},
-			{Text: "TTL 240 to 245", Flood: 0.981, Good: new(0.0), Match: "ip ttl 240-245", Signature: "{name: far, ttl: 240-245}"},
+			{Text: "window 0 and IP length 40, so no options", Flood: 1, Good: new(0.0), Match: "tcp window 0 ip length 40", Signature: "- {name: window0, window: 0, length: 40}"},
+			{Text: "no TCP options", Flood: 1, Good: new(0.002), Match: "tcp doff 5", Signature: "- {name: bare, options: none}"},
+			{Text: "TTL 240 to 245", Flood: 0.981, Good: new(0.0), Match: "ip ttl 240-245", Signature: "- {name: far, ttl: 240-245}"},
 			{Text: "source port 1024 to 2047", Flood: 0.52, Good: new(0.018), Match: "tcp sport 1024-2047"},
 		},
 		Fields: []incident.Field{
@@ -154,7 +154,7 @@ func droppedNight() *incident.Record {
 func observedNight() *incident.Record {
 	const length = 4*time.Minute + 10*time.Second
 	r := &incident.Record{
-		Format: 1, ID: "20260303T031204Z-2001_db8_1_2_3_4_5_6-443", Host: "lvs2", Version: "0.4.0",
+		Format: 1, ID: "20260303T031204Z-2001-db8-1111-2222-3333-4444-5555-6666_443", Host: "lvs2", Version: "0.4.0",
 		Service: "[2001:db8:1111:2222:3333:4444:5555:6666]:443", Addresses: []netip.AddrPort{netip.MustParseAddrPort("[2001:db8:1111:2222:3333:4444:5555:6666]:443")},
 		Onset: night, Flooded: after(5 * time.Second), Ended: after(length),
 		Began:   "about 15000 half-open entries, 91 % of this service's, and no signature explains them",
@@ -175,7 +175,7 @@ func observedNight() *incident.Record {
 			{Time: *after(length), Kind: "verdict", Text: "half_open_flood → calm"},
 		},
 		Packets: []incident.PacketFile{
-			{Name: "20260303T031204Z-2001_db8_1_2_3_4_5_6-443.onset.pcapng", Why: "onset", From: night, To: night.Add(time.Second), Packets: 3911, Seen: 3911, Bytes: 470000},
+			{Name: "20260303T031204Z-2001-db8-1111-2222-3333-4444-5555-6666_443-onset-1.pcapng", Why: "onset", From: night, To: night.Add(time.Second), Packets: 3911, Seen: 3911, Bytes: 470000},
 		},
 		Unknown: map[string]string{"collateral": "nothing was dropped"},
 	}
@@ -195,7 +195,7 @@ func observedNight() *incident.Record {
 		Flood: 3800, Good: 111,
 		Features: []incident.Feature{
 			{Text: "window 1024 and source port 4444", Flood: 0.998, Good: new(0.0), Match: "tcp window 1024 tcp sport 4444"},
-			{Text: "window 1024", Flood: 0.998, Good: new(0.009), Match: "tcp window 1024", Signature: "name: window1024\nwindow: 1024"},
+			{Text: "window 1024", Flood: 0.998, Good: new(0.009), Match: "tcp window 1024", Signature: "- {name: window1024, window: 1024}"},
 		},
 		Fields: []incident.Field{
 			{Name: "window", Values: []incident.Value{shares("1024", 0.998, 0.009), shares("64800", 0.001, 0.88)}, OthersFlood: 0.001, OthersGood: new(0.111), Pattern: "constant: 1024"},
@@ -298,7 +298,7 @@ func anHour() *incident.Record {
 	var packets []incident.PacketFile
 	for i := range 60 {
 		f := r.Packets[1]
-		f.Name, f.From = fmt.Sprintf("during-%d.pcapng", i), night.Add(time.Duration(i)*time.Minute)
+		f.Name, f.From = fmt.Sprintf("%s-during-%d.pcapng", r.ID, i+1), night.Add(time.Duration(i)*time.Minute)
 		packets = append(packets, f)
 	}
 	r.Packets = packets

@@ -282,7 +282,7 @@ func (b *builder) lookOf() *look {
 	for _, f := range l.Features {
 		out.Features = append(out.Features, feature{
 			Text: Clean(f.Text), Flood: barOf(&f.Flood), Good: barOf(f.Good),
-			Match: strings.Join(Lines(f.Match), "\n"), Signature: signatureText(f.Signature),
+			Match: Clean(f.Match), Signature: Clean(f.Signature),
 		})
 	}
 	values := func(all []incident.Value) []value {
@@ -307,13 +307,6 @@ func (b *builder) lookOf() *look {
 		out.Prefixes = append(out.Prefixes, field{Name: fmt.Sprintf("source, by /%d", n), Values: values(l.Sources.Prefixes[n])})
 	}
 	return out
-}
-
-func signatureText(signature string) string {
-	if signature == "" {
-		return ""
-	}
-	return strings.Join(slices.Concat([]string{"signatures:"}, entry(signature)), "\n")
 }
 
 func (b *builder) packetsOf() []packets {

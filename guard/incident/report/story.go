@@ -431,7 +431,7 @@ func (t teller) next() []Step {
 	collateral := t.Collateral.Packets != nil && *t.Collateral.Packets > 0
 	if f := t.signature(); f != nil && (known && share < wellCovered || collateral) {
 		add(fmt.Sprintf("Add this signature to the configuration, so that the guard counts it and can drop it: %s. It covers %s of the flood and %s of good clients.", Clean(f.Text), Percent(f.Flood), Percent(*f.Good)),
-			slices.Concat([]string{"signatures:"}, entry(f.Signature), []string{"# then: lvsguard config check && systemctl reload lvsguard"})...)
+			"signatures:", "  "+Clean(f.Signature), "# then: lvsguard config check && systemctl reload lvsguard")
 		if t.armedBy() == "" {
 			add("With that signature, let the guard drop such a flood by itself, on both directors.", "lvsguard mitigate auto")
 		}
@@ -503,24 +503,6 @@ func (t teller) topPrefix() (incident.Value, bool) {
 		}
 	}
 	return incident.Value{}, false
-}
-
-// entry is a signature as an entry of the list in the configuration, whether or
-// not it is written as one already.
-func entry(signature string) []string {
-	lines := Lines(strings.TrimSpace(signature))
-	first, listed := strings.CutPrefix(lines[0], "- ")
-	for i, line := range lines {
-		switch {
-		case i == 0:
-			lines[i] = "  - " + first
-		case listed:
-			lines[i] = "  " + line
-		default:
-			lines[i] = "    " + line
-		}
-	}
-	return lines
 }
 
 // Happened is a line of what happened, in order.

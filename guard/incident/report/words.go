@@ -28,15 +28,6 @@ func Clean(text string) string {
 	return b.String()
 }
 
-// Lines is Clean for text of several lines.
-func Lines(text string) []string {
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	for i, line := range lines {
-		lines[i] = Clean(line)
-	}
-	return lines
-}
-
 // Exact writes a count with its thousands apart: 1,204,331.
 func Exact(n uint64) string {
 	digits := strconv.FormatUint(n, 10)
