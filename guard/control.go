@@ -13,6 +13,7 @@ import (
 
 	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/ipvs"
+	"github.com/lvsguard/lvsguard/nft"
 )
 
 // This file is what can be asked of a running daemon from outside.
@@ -35,6 +36,9 @@ type view struct {
 	sockets     *SocketsReport
 	tableLosses uint64
 	tickTook    time.Duration
+	served      []ipvs.Service
+	counted     *nft.Counters
+	tally       Tally
 }
 
 // Status returns what the last look showed. It waits for nothing.
@@ -105,6 +109,7 @@ func (d *Daemon) publish(now time.Time) {
 		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), declined: d.policy.Declined(), tickTook: d.tickTook, tableLosses: d.tableLosses,
 		completions: d.watch.recent.completions(d.sample.Services),
 		cfg:         d.cfg, pressure: &report, sockets: d.socketsReport(),
+		served: d.served, counted: d.counted, tally: d.tally,
 	})
 }
 

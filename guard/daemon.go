@@ -53,6 +53,7 @@ type Daemon struct {
 	view     atomic.Pointer[view]
 	// connections are read beside the control loop.
 	connections connectionsWatch
+	troubles    troubles
 
 	// All below belongs to the control loop, which is the only one to write the
 	// table.
@@ -67,6 +68,8 @@ type Daemon struct {
 	retry   *time.Timer
 
 	sample      Sample
+	served      []ipvs.Service
+	counted     *nft.Counters
 	verdicts    []Verdict
 	census      ipvs.Census
 	censusAt    time.Time
@@ -81,6 +84,7 @@ type Daemon struct {
 	started     time.Time
 	configErr   *string
 	tickTook    time.Duration
+	tally       Tally
 
 	hook     *keepalived.Listener
 	lock     net.Listener

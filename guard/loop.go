@@ -63,7 +63,11 @@ func (d *Daemon) Run(ctx context.Context, tasks ...func(context.Context) error) 
 		g.Go(func() error { return task(ctx) })
 	}
 	err := g.Wait()
-	d.note(time.Now(), Entry{Event: EventStop, Reason: "leases lapse within " + LeaseTime.String()})
+	stopped := Entry{Event: EventStop}
+	if d.table != nil {
+		stopped.Reason = "leases lapse within " + LeaseTime.String()
+	}
+	d.note(time.Now(), stopped)
 	endJournal()
 	return errors.Join(err, <-journalDone)
 }
@@ -115,6 +119,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 // tick looks at everything once.
 func (d *Daemon) tick(ctx context.Context, now time.Time) {
 	unknown := make(map[Source]string)
+	d.troubles.read(unknown)
 	served := d.readIPVS(ctx, now, unknown)
 	if d.cfg.Role == RoleDirector && d.roles.changed() {
 		d.readRoles()
@@ -143,7 +148,10 @@ func (d *Daemon) tick(ctx context.Context, now time.Time) {
 	d.noteHealthLeftOut(now)
 	d.noteVerdicts(now)
 	d.apply(now, d.policy.Decide(now, d.verdicts))
+	d.served = served
 	d.tickTook = time.Since(now)
+	d.tally.Ticks++
+	d.tally.TickTime += d.tickTook
 	d.publish(now)
 }
 
@@ -224,6 +232,7 @@ func (d *Daemon) readHeld(now time.Time, unknown map[Source]string) []roleChange
 const whyRemoved = "the table was removed by an operator; lvsguard rules install brings it back"
 
 func (d *Daemon) readCounters(now time.Time, unknown map[Source]string) map[netip.AddrPort]Counters {
+	d.counted = nil
 	switch {
 	case d.table == nil:
 		return nil
@@ -236,6 +245,7 @@ func (d *Daemon) readCounters(now time.Time, unknown map[Source]string) map[neti
 		unknown[SourceNft] = err.Error()
 		return nil
 	}
+	d.counted = &read
 	if read.Unmoved && d.sample.Counters != nil {
 		return d.sample.Counters
 	}
@@ -412,5 +422,6 @@ func (d *Daemon) push(now time.Time) {
 
 // failed tells of a change that the kernel did not take.
 func (d *Daemon) failed(what string, err error) {
+	d.tally.Failures++
 	d.opts.Log.Error("the kernel did not take a change; trying again", "change", what, "error", err)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/lvsguard/lvsguard/guard/pressure"
@@ -66,7 +67,13 @@ func (d *Daemon) notePressure(now time.Time, changes []pressure.Change) {
 }
 
 func (d *Daemon) noteEvents(now time.Time, events []pressure.Event) {
+	if len(events) > 0 { // what was published is not changed any more
+		counts := make(map[pressure.EventKind]uint64)
+		maps.Copy(counts, d.tally.Events)
+		d.tally.Events = counts
+	}
 	for _, e := range events {
+		d.tally.Events[e.Kind] += e.Count
 		d.opts.Log.Warn("kernel", "kind", e.Kind, "subject", e.Subject, "count", e.Count, "text", e.Text)
 		d.note(now, Entry{Event: EventKernel, Kind: string(e.Kind), Subject: e.Subject, Count: e.Count, Reason: e.Text})
 	}
@@ -74,9 +81,7 @@ func (d *Daemon) noteEvents(now time.Time, events []pressure.Event) {
 
 // noteUnknown tells when a source falls silent and when it speaks again.
 func (d *Daemon) noteUnknown(now time.Time, unknown map[Source]string) {
-	for _, src := range []Source{
-		SourceIPVS, SourceNft, SourceCensus, SourceRoles, SourceCapture, SourcePressure, SourceSockets, SourceKernelLog, SourceServers,
-	} {
+	for _, src := range Sources() {
 		why, was := unknown[src], d.unknownWas[src]
 		switch {
 		case why != "" && was == "":

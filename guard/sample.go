@@ -44,7 +44,15 @@ const (
 	SourceSockets   Source = "sockets"
 	SourceKernelLog Source = "kernel_log"
 	SourceServers   Source = "servers"
+	SourceMetrics   Source = "metrics" // not read from: what others read
 )
+
+// Sources are all that can be unknown, in the order in which they are told.
+func Sources() []Source {
+	return []Source{
+		SourceIPVS, SourceNft, SourceCensus, SourceRoles, SourceCapture, SourcePressure, SourceSockets, SourceKernelLog, SourceServers, SourceMetrics,
+	}
+}
 
 // A Service is one virtual service in a Sample.
 type Service struct {
