@@ -128,6 +128,7 @@ type Config struct {
 	Handshakes HandshakesConfig
 	Pressure   PressureConfig
 	Servers    ServersConfig
+	Metrics    MetricsConfig
 	// Project is what belongs to no other.
 	Project string
 	Alerts  AlertsConfig
@@ -195,6 +196,7 @@ type rawConfig struct {
 	Handshakes HandshakesConfig        `yaml:"handshakes"`
 	Pressure   PressureConfig          `yaml:"pressure"`
 	Servers    ServersConfig           `yaml:"servers"`
+	Metrics    MetricsConfig           `yaml:"metrics"`
 	Project    string                  `yaml:"project"`
 	Alerts     rawAlerts               `yaml:"alerts"`
 }
@@ -338,7 +340,7 @@ func ParseConfig(r io.Reader) (*Config, error) {
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
 		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
-		Project: c.Project, Alerts: rawAlerts{GroupBy: c.Alerts.GroupBy, Repeat: c.Alerts.Repeat},
+		Metrics: c.Metrics, Project: c.Project, Alerts: rawAlerts{GroupBy: c.Alerts.GroupBy, Repeat: c.Alerts.Repeat},
 	}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(text))
@@ -399,6 +401,10 @@ func (c *Config) fill(raw rawConfig) error {
 		return err
 	}
 	if err := c.Servers.check(); err != nil {
+		return err
+	}
+	c.Metrics = raw.Metrics
+	if err := c.Metrics.check(); err != nil {
 		return err
 	}
 	c.Project = raw.Project
@@ -556,7 +562,7 @@ func (c *Config) Write(w io.Writer) error {
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
 		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
-		Project:  c.Project,
+		Metrics: c.Metrics, Project: c.Project,
 		Services: make(map[ipvs.Key]rawService),
 	}
 	var err error

@@ -177,6 +177,9 @@ func (d *Daemon) reload(now time.Time, cfg *Config, err error) error {
 	if err == nil && cfg.Handshakes.TcpeekSocket != was.TcpeekSocket {
 		err = errors.New("handshakes.tcpeek_socket: a reload cannot change it, restart the guard (leases stay)")
 	}
+	if err == nil && cfg.Metrics != d.cfg.Metrics {
+		err = errors.New("metrics: a reload cannot change it, restart the guard (leases stay)")
+	}
 	if err == nil {
 		err = d.swapTable(cfg)
 	}

@@ -81,6 +81,9 @@ func (a *app) guard(ctx context.Context, file string) error {
 		}
 		tasks = append(tasks, func(ctx context.Context) error { return tcpeek.Run(ctx, d) })
 	}
+	if cfg := d.Config().Metrics; cfg.Listen != "" {
+		tasks = append(tasks, serve.NewMetrics(serve.MetricsConfig{MetricsConfig: cfg, Guard: d, Log: log}).Run)
+	}
 	log.Info("guarding", "version", version, "socket", a.socket, "state", a.stateDir)
 	err = d.Run(ctx, tasks...)
 	tellSystemd(log, daemon.SdNotifyStopping)

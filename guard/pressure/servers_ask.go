@@ -1,7 +1,6 @@
 package pressure
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -18,6 +17,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/lvsguard/lvsguard/internal/secret"
 )
 
 // placeholder stands for the server's address in a URL of the configuration.
@@ -93,26 +94,14 @@ func readSecret(cfg ServersConfig) (string, error) {
 	if name == "" {
 		return "", nil
 	}
-	const most = 64 << 10
-	f, err := os.Open(name)
+	text, err := secret.Read(name)
 	if err != nil {
 		return "", fmt.Errorf("read the %s for real servers: %w", what, err)
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return "", fmt.Errorf("read the %s for real servers: %w", what, err)
+	if cfg.PasswordFile != "" {
+		return "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.User+":"+text)), nil
 	}
-	secret := string(bytes.TrimSpace(data))
-	switch {
-	case secret == "":
-		return "", fmt.Errorf("the %s for real servers: %s is empty", what, name)
-	case len(data) > most || strings.ContainsFunc(secret, unicode.IsControl):
-		return "", fmt.Errorf("the %s for real servers: want one line of text in %s", what, name)
-	case cfg.PasswordFile != "":
-		return "Basic " + base64.StdEncoding.EncodeToString([]byte(cfg.User+":"+secret)), nil
-	}
-	return "Bearer " + secret, nil
+	return "Bearer " + text, nil
 }
 
 // An asker asks one server after the other.

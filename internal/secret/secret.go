@@ -1,0 +1,37 @@
+// Package secret reads tokens and passwords from files. No error of it has
+// anything of what a file holds.
+package secret
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode"
+)
+
+// most is far more than a token is long.
+const most = 64 << 10
+
+// Read returns the line that the file holds, without blanks around it.
+func Read(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return "", err
+	}
+	text := string(bytes.TrimSpace(data))
+	switch {
+	case text == "" && len(data) <= most:
+		return "", fmt.Errorf("%s is empty", name)
+	case len(data) > most || strings.ContainsFunc(text, unicode.IsControl):
+		return "", errors.New("want one line of text in " + name)
+	}
+	return text, nil
+}
