@@ -54,14 +54,14 @@ type Analysis struct {
 	cfg            AnalysisConfig
 	signed, others waiting
 	flood, good    kind
-	withSignature  uint64 // of the flood
-	before, during tally  // of SYNs without a signature
-	refused        uint64 // handshakes that the client ended with a RST
+	withSignature  float64 // of the flood
+	before, during tally   // of SYNs without a signature
+	refused        uint64  // handshakes that the client ended with a RST
 	random         *rand.Rand
 }
 
 // tally says how SYNs fared.
-type tally struct{ all, unanswered uint64 }
+type tally struct{ all, unanswered float64 }
 
 // A kind is the flood or good clients.
 type kind struct {
@@ -80,7 +80,7 @@ func NewAnalysis(cfg AnalysisConfig) *Analysis {
 }
 
 // Add takes a packet. Those of a service other than this one's are passed over.
-func (a *Analysis) Add(p *Packet) {
+func (a *Analysis) Add(p *capture.Packet) {
 	h, ok := decode(p)
 	if !ok || !a.mine(&h) {
 		return
@@ -127,7 +127,7 @@ func (a *Analysis) answer(h *headers) {
 			return
 		}
 		if queue == &a.others {
-			a.tallyOf(w.at).all++
+			a.tallyOf(w.at).all += w.weight
 		}
 		a.good.add(&w.headers, a.random)
 		return
@@ -144,11 +144,11 @@ func (a *Analysis) tallyOf(at int64) *tally {
 // unanswered takes a SYN whose handshake did not complete.
 func (a *Analysis) unanswered(p pendingSYN, signed bool) {
 	if signed {
-		a.withSignature++
+		a.withSignature += p.weight
 	} else {
 		t := a.tallyOf(p.at)
-		t.all++
-		t.unanswered++
+		t.all += p.weight
+		t.unanswered += p.weight
 		if p.at < a.cfg.Onset || !a.excess() {
 			return
 		}
@@ -163,8 +163,8 @@ func (a *Analysis) excess() bool {
 	if a.during.unanswered < 5 || a.during.unanswered*10 < a.withSignature {
 		return false
 	}
-	now := share(a.during.unanswered, a.during.all)
-	return now > 0.5 || now > 2*share(a.before.unanswered, a.before.all)
+	now := a.during.unanswered / a.during.all
+	return now > 0.5 || now > 2*a.before.unanswered/max(a.before.all, 1)
 }
 
 func (a *Analysis) expire(now int64) {
@@ -247,7 +247,7 @@ func (a *Analysis) spoofed(distinct uint64) string {
 		strong++
 		reasons = append(reasons, fmt.Sprintf("%s of them are addresses that nobody on the Internet has", percent(out)))
 	}
-	if ttl := f.numbers["ttl"].top(1); len(ttl) > 0 && eights > 180 && share(ttl[0].count-ttl[0].over, f.packets) >= nearlyAll {
+	if ttl := f.numbers["ttl"].top(1); len(ttl) > 0 && eights > 180 && share(ttl[0].count-ttl[0].over, f.numbers["ttl"].total) >= nearlyAll {
 		strong++
 		reasons = append(reasons, fmt.Sprintf("all come with the same TTL %d, so from the same distance", ttl[0].key))
 	}

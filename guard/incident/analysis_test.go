@@ -290,7 +290,7 @@ func TestDecode(t *testing.T) {
 			}
 			l, mss := parseOptions(tt.frame.options)
 			want := headers{
-				src: tt.frame.src.Addr(), dst: tt.frame.dst.Addr(), srcPort: tt.frame.src.Port(), dstPort: tt.frame.dst.Port(), seq: tt.frame.seq, flags: tt.frame.flags,
+				weight: 1, src: tt.frame.src.Addr(), dst: tt.frame.dst.Addr(), srcPort: tt.frame.src.Port(), dstPort: tt.frame.dst.Port(), seq: tt.frame.seq, flags: tt.frame.flags,
 				window: tt.frame.window, ttl: tt.frame.ttl, options: l, mss: mss, offset: uint8(5 + len(tt.frame.options)/4), length: uint16(40 + len(tt.frame.options)),
 			}
 			if want.v4() {
@@ -341,10 +341,10 @@ func FuzzAdd(f *testing.F) {
 			f.Add(uint32(p.Link), p.Data, p.Length)
 		}
 	}
-	f.Fuzz(func(t *testing.T, link uint32, data []byte, length int) {
+	f.Fuzz(func(t *testing.T, link uint32, data []byte, length uint32) {
 		a := NewAnalysis(AnalysisConfig{Addresses: []netip.AddrPort{service, service6}})
 		for i := range 10 {
-			a.Add(&Packet{Time: int64(i) * 1e9, Link: capture.LinkType(link), Length: length, Data: data})
+			a.Add(&capture.Packet{Time: int64(i) * 1e9, Link: capture.LinkType(link), Length: length, Data: data})
 		}
 		a.End(100e9)
 		if l := a.Look(); l != nil {
@@ -361,11 +361,11 @@ func TestSketch(t *testing.T) {
 	for i := range 100_000 {
 		switch {
 		case i%10 < 3:
-			s.add(7)
+			s.add(7, 1)
 		case i%10 == 3:
-			s.add(8)
+			s.add(8, 1)
 		default:
-			s.add(1000 + r.IntN(1_000_000))
+			s.add(1000+r.IntN(1_000_000), 1)
 		}
 	}
 	top := s.top(2)

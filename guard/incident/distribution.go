@@ -1,6 +1,7 @@
 package incident
 
 import (
+	"math"
 	"net/netip"
 	"strconv"
 
@@ -65,21 +66,22 @@ func newDistributions() *distributions {
 
 func (d *distributions) add(h *headers) {
 	d.packets++
-	d.numbers["window"].add(uint64(h.window))
-	d.numbers["length"].add(uint64(h.length))
-	d.numbers["data"].add(uint64(h.data))
-	d.numbers["ttl"].add(uint64(h.ttl))
-	d.numbers["options"].add(uint64(h.options))
-	d.numbers["mss"].add(uint64(h.mss))
-	d.numbers["flags"].add(uint64(h.flags))
-	d.numbers["sport"].add(uint64(h.srcPort))
-	d.numbers["dport"].add(uint64(h.dstPort))
-	d.numbers["seq"].add(uint64(h.seq))
+	n := uint64(math.Round(h.weight))
+	d.numbers["window"].add(uint64(h.window), n)
+	d.numbers["length"].add(uint64(h.length), n)
+	d.numbers["data"].add(uint64(h.data), n)
+	d.numbers["ttl"].add(uint64(h.ttl), n)
+	d.numbers["options"].add(uint64(h.options), n)
+	d.numbers["mss"].add(uint64(h.mss), n)
+	d.numbers["flags"].add(uint64(h.flags), n)
+	d.numbers["sport"].add(uint64(h.srcPort), n)
+	d.numbers["dport"].add(uint64(h.dstPort), n)
+	d.numbers["seq"].add(uint64(h.seq), n)
 	d.seq.add(h.seq)
 	d.port.add(uint32(h.srcPort))
 	if h.v4() {
 		d.v4++
-		d.numbers["ipid"].add(uint64(h.id))
+		d.numbers["ipid"].add(uint64(h.id), n)
 		d.id.add(uint32(h.id))
 		d.eights[h.src.As4()[0]]++
 		if to := h.dst.As4(); h.seq == uint32(to[0])<<24|uint32(to[1])<<16|uint32(to[2])<<8|uint32(to[3]) {
@@ -89,9 +91,9 @@ func (d *distributions) add(h *headers) {
 	if unroutable(h.src) {
 		d.unroutable++
 	}
-	for _, n := range prefixLengths[h.v4()] {
-		p, _ := h.src.Prefix(n) // n is within the address's length
-		d.prefixes[n].add(p)
+	for _, length := range prefixLengths[h.v4()] {
+		p, _ := h.src.Prefix(length) // it is within the address's length
+		d.prefixes[length].add(p, n)
 	}
 	d.saw(h.src)
 }

@@ -37,9 +37,9 @@ const (
 	// goodCosts is how much worse it is to hit a good client than to miss a SYN
 	// of the flood.
 	goodCosts = 3
-	// commonWeight is how many good clients the common ones stand for. They put
+	// commonGood is how many good clients the common ones stand for. They put
 	// the tests in order where few clients were seen, and are in no figure.
-	commonWeight = 4
+	commonGood = 4
 	// better is by how much more tests must tell the two apart to be worth it.
 	better = 0.01
 )
@@ -47,6 +47,7 @@ const (
 // features are the tests that tell the flood from good clients best.
 func features(flood, good []headers, floods, goods *distributions) []Feature {
 	c := comparison{flood: flood, good: good, common: commonSYNs()}
+	c.floodWeight, c.goodWeight, c.commonWeight = weightOf(flood), weightOf(good), weightOf(c.common)
 	var singles []rated
 	for _, t := range tests(flood, good, floods, goods) {
 		if r := c.rate(t); r.flood >= leastShare && r.score > 0.05 {
@@ -79,15 +80,25 @@ func features(flood, good []headers, floods, goods *distributions) []Feature {
 }
 
 // comparison has the SYNs that tests are tried on.
-type comparison struct{ flood, good, common []headers }
+type comparison struct {
+	flood, good, common                   []headers
+	floodWeight, goodWeight, commonWeight float64
+}
+
+func weightOf(list []headers) (sum float64) {
+	for i := range list {
+		sum += list[i].weight
+	}
+	return max(sum, 1)
+}
 
 // rated is tests together, and what they hit.
 type rated struct {
-	tests               []test
-	floods, goods       set
-	commons             set
-	flood, good, common float64
-	score               float64
+	tests         []test
+	floods, goods set
+	commons       set
+	flood, good   float64
+	score         float64
 	// careful: put together so as to hit the fewest clients that were not seen.
 	careful bool
 }
@@ -131,6 +142,16 @@ func (s set) and(o set) set {
 	return both
 }
 
+// weight adds up what the SYNs of a set stand for.
+func (s set) weight(of []headers) (sum float64) {
+	for i, w := range s {
+		for ; w != 0; w &= w - 1 {
+			sum += of[i*64+bits.TrailingZeros64(w)].weight
+		}
+	}
+	return sum
+}
+
 func (s set) count() (n int) {
 	for _, w := range s {
 		n += bits.OnesCount64(w)
@@ -145,11 +166,11 @@ func (c *comparison) rate(t test) rated {
 }
 
 func (c *comparison) scored(r rated) rated {
-	r.flood = float64(r.floods.count()) / float64(max(len(c.flood), 1))
-	good := float64(r.goods.count())
-	r.good = good / float64(max(len(c.good), 1))
-	r.common = float64(r.commons.count()) / float64(len(c.common))
-	expected := (good + commonWeight*r.common) / (float64(len(c.good)) + commonWeight)
+	r.flood = r.floods.weight(c.flood) / c.floodWeight
+	r.good = r.goods.weight(c.good) / c.goodWeight
+	common := r.commons.weight(c.common) / c.commonWeight
+	n := float64(len(c.good))
+	expected := (n*r.good + commonGood*common) / (n + commonGood)
 	var particular float64
 	for _, t := range r.tests {
 		particular += min(t.bits, 32)
@@ -377,9 +398,10 @@ func bestRange(flood, good []headers, n number) (from, to uint64, ok bool) {
 	}
 	var list []weighed
 	put := func(h []headers, weight float64) {
+		all := weightOf(h)
 		for i := range h {
 			if v := n.of(&h[i]); !(n.none && v == 0) {
-				list = append(list, weighed{v, weight / float64(len(h))})
+				list = append(list, weighed{v, weight * h[i].weight / all})
 			}
 		}
 	}
@@ -429,7 +451,7 @@ func noneOf(n number, keyword string, mine func(*headers) bool, written func(uin
 	var values []uint64
 	var texts []string
 	for _, c := range goods.numbers[n.name].top(mostNot) {
-		covered += share(c.count-c.over, goods.packets)
+		covered += goods.numbers[n.name].share(c.key)
 		if n.none && c.key == 0 {
 			continue
 		}
@@ -582,7 +604,7 @@ func sourceTests(floods *distributions) []test {
 		var texts []string
 		var covered float64
 		for _, c := range floods.prefixes[n].top(mostPrefixes) {
-			s := share(c.count-c.over, floods.packets)
+			s := floods.prefixes[n].share(c.key)
 			if s < 0.02 {
 				break
 			}
@@ -636,7 +658,7 @@ func commonSYNs() []headers {
 		for i := range 4 {
 			port := uint16(49152 + 4001*i)
 			list = append(list, headers{
-				src: netip.AddrFrom4([4]byte{byte(80 + 30*i), 1, 1, 1}), window: window, ttl: ttl - uint8(4*i), options: layout, offset: offset,
+				weight: 1, src: netip.AddrFrom4([4]byte{byte(80 + 30*i), 1, 1, 1}), window: window, ttl: ttl - uint8(4*i), options: layout, offset: offset,
 				length: uint16(ipv4Header + int(offset)*4), mss: uint16(1460 - 20*(i%2)), flags: capture.SYN,
 				srcPort: port, seq: 0x2f6b3c91 * uint32(i+1), id: uint16(0x3a57 * (i + 1)),
 			})

@@ -10,17 +10,9 @@ import (
 	"github.com/lvsguard/lvsguard/capture"
 )
 
-// A Packet is one captured packet's headers.
-type Packet struct {
-	Time int64 // nanoseconds since 1970
-	Link capture.LinkType
-	// Length is that of the frame, of which Data is the beginning.
-	Length int
-	Data   []byte
-}
-
 // headers are what is known of a TCP segment from its headers.
 type headers struct {
+	weight           float64 // how many it stands for
 	src, dst         netip.Addr
 	srcPort, dstPort uint16
 	seq, ack         uint32
@@ -59,9 +51,9 @@ const (
 )
 
 // decode reads the headers of a TCP segment. It is false for everything else.
-func decode(p *Packet) (headers, bool) {
+func decode(p *capture.Packet) (headers, bool) {
 	var seg capture.Segment
-	wire := max(p.Length, len(p.Data))
+	wire := max(int(p.Length), len(p.Data))
 	if capture.Decode(p.Link, p.Data, wire, &seg) != capture.TCP || seg.Unreachable {
 		return headers{}, false
 	}
@@ -71,7 +63,8 @@ func decode(p *Packet) (headers, bool) {
 	}
 	from, to := seg.From(), seg.To()
 	h := headers{
-		src: from.Addr(), dst: to.Addr(), srcPort: from.Port(), dstPort: to.Port(),
+		weight: max(1, p.Weight),
+		src:    from.Addr(), dst: to.Addr(), srcPort: from.Port(), dstPort: to.Port(),
 		seq: seg.Seq, ack: seg.Ack, flags: seg.Flags, window: seg.Window, length: seg.Length,
 	}
 	least := ipv6Header

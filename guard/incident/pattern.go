@@ -24,7 +24,7 @@ func newPattern(width int, values *sketch[uint64]) pattern {
 func (p *pattern) add(v uint32) {
 	if p.count > 0 {
 		step := (v - p.last) & (1<<p.width - 1)
-		p.steps.add(step)
+		p.steps.add(step, 1)
 		if step > 0 && step < 1<<(p.width-3) {
 			p.upward++
 		}
@@ -70,7 +70,7 @@ func (p *pattern) words(text func(uint64) string) string {
 	top := p.values.top(fewValues)
 	var covered float64
 	for _, c := range top {
-		covered += float64(c.count-c.over) / float64(p.count)
+		covered += share(c.count-c.over, p.values.total)
 	}
 	mask, value := p.constantBits()
 	steps := p.steps.top(1)

@@ -29,32 +29,33 @@ func newSketch[K comparable](size int) sketch[K] {
 	return sketch[K]{size: size, at: make(map[K]*counted[K], size)}
 }
 
-func (s *sketch[K]) add(k K) {
-	s.total++
+// add counts a key that stands for n.
+func (s *sketch[K]) add(k K, n uint64) {
+	s.total += n
 	if c := s.at[k]; c != nil {
-		c.count++
+		c.count += n
 		heap.Fix(&s.least, c.index)
 		return
 	}
 	if len(s.least) < s.size {
-		c := &counted[K]{key: k, count: 1}
+		c := &counted[K]{key: k, count: n}
 		s.at[k] = c
 		heap.Push(&s.least, c)
 		return
 	}
 	c := s.least[0]
 	delete(s.at, c.key)
-	c.key, c.over, c.count = k, c.count, c.count+1
+	c.key, c.over, c.count = k, c.count, c.count+n
 	s.at[k] = c
 	heap.Fix(&s.least, 0)
 }
 
 // top gives at most n keys, the most frequent first, of those that are certain
-// to have come more than once.
+// to be more than 1 of 1,000.
 func (s *sketch[K]) top(n int) []counted[K] {
 	var list []counted[K]
 	for _, c := range s.least {
-		if c.count-c.over > 1 || s.total <= uint64(s.size) {
+		if (c.count-c.over)*1000 > s.total {
 			list = append(list, *c)
 		}
 	}

@@ -30,7 +30,7 @@ type frame struct {
 	vlan       bool
 }
 
-func (f frame) packet(at int64) Packet {
+func (f frame) packet(at int64) capture.Packet {
 	for len(f.options)%4 != 0 {
 		f.options = append(slices.Clone(f.options), 0)
 	}
@@ -71,7 +71,7 @@ func (f frame) packet(at int64) Packet {
 		b = append(append(b, 0x86, 0xdd), ip...)
 	}
 	b = append(append(b, f.extensions...), tcp...)
-	return Packet{Time: at, Link: capture.LinkEthernet, Length: len(b), Data: b[:min(len(b), 128)]}
+	return capture.Packet{Time: at, Link: capture.LinkEthernet, Length: uint32(len(b)), Data: b[:min(len(b), 128)], Weight: 1}
 }
 
 var (
@@ -134,12 +134,12 @@ func (s scene) play() *Analysis {
 	return a
 }
 
-func (s scene) packets() []Packet {
+func (s scene) packets() []capture.Packet {
 	r := rand.New(rand.NewPCG(3, 4))
 	if !s.to.IsValid() {
 		s.to = service
 	}
-	var all []Packet
+	var all []capture.Packet
 	for range s.good {
 		f := client(r, s.to)
 		at := r.Int64N(sceneLength - 1e9)
@@ -159,7 +159,7 @@ func (s scene) packets() []Packet {
 			all = append(all, f.packet(at+40e6))
 		}
 	}
-	slices.SortStableFunc(all, func(a, b Packet) int { return int(min(max(a.Time-b.Time, -1), 1)) })
+	slices.SortStableFunc(all, func(a, b capture.Packet) int { return int(min(max(a.Time-b.Time, -1), 1)) })
 	return all
 }
 
