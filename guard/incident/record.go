@@ -9,7 +9,8 @@ import (
 )
 
 // A Record is the story of one incident: one JSON file, written as it goes. What
-// is not known is null, and Unknown says why.
+// is not known is null, and Unknown says why. Pinned is a file of its own beside
+// it, so that the guard and who pins do not write the same one.
 type Record struct {
 	Format int `json:"format"` // 1
 	// ID is the file's name without .json: the onset in UTC and the service.
@@ -49,6 +50,18 @@ type Record struct {
 	Look    *Look             `json:"look"`
 	Packets []PacketFile      `json:"packets"`
 	Unknown map[string]string `json:"unknown,omitempty"`
+
+	// Written is when this was written, and Counted what the counters said then:
+	// from there another guard goes on.
+	Written time.Time `json:"written"`
+	Counted *Counted  `json:"counted"`
+}
+
+// Counted are packets since the table was made.
+type Counted struct {
+	SYN     *uint64 `json:"syn"`
+	Suspect *uint64 `json:"suspect"`
+	Dropped *uint64 `json:"dropped"`
 }
 
 // A Gap is a time that the record knows nothing of.
@@ -103,7 +116,7 @@ type Felt struct {
 	Completion *float64 `json:"completion"` // 0 to 1, without those that bore a signature
 	P50        *float64 `json:"p50_seconds"`
 	P99        *float64 `json:"p99_seconds"`
-	Handshakes uint64   `json:"handshakes"` // that ended
+	Handshakes uint64   `json:"handshakes"` // that were begun, without those that bore a signature
 }
 
 // Collateral are dropped packets whose source had completed a handshake in the

@@ -119,7 +119,6 @@ type scene struct {
 	flood   int // SYNs of the flood in all
 	shape   func(r *rand.Rand, i int) frame
 	signed  func(SYN) bool
-	lonely  bool // before the flood, nobody came
 	refused bool // the sources answer with a RST
 }
 
