@@ -16,17 +16,10 @@ var leaves = []string{"capture", "ipvs", "keepalived", "nft"}
 // may tells what of ours a package may stand on, besides what stands in itself.
 // A package that is not named here may stand on nothing of ours.
 var may = map[string][]string{
-<<<<<<< HEAD
-	"guard":        append([]string{"guard/pressure", "guard/incident", "capture/handshake"}, leaves...),
-	"guard/serve":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake"}, leaves...),
-	"guard/alert":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake"}, leaves...),
-	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/incident", "guard/incident/report", "guard/doctor", "guard/pressure", "capture/handshake"}, leaves...),
-=======
 	"guard":        append([]string{"guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
 	"guard/serve":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
 	"guard/alert":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
-	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/incident", "guard/doctor", "guard/pressure", "capture/handshake", "internal/secret"}, leaves...),
->>>>>>> 7a5c1e4 (metrics: everything that the guard knows, for Prometheus: names, page and listener)
+	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/incident", "guard/incident/report", "guard/doctor", "guard/pressure", "capture/handshake", "internal/secret"}, leaves...),
 
 	"capture/handshake": {"capture"},
 	"guard/doctor":      append([]string{"guard/pressure", "internal/secret"}, leaves...),
