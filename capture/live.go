@@ -322,10 +322,10 @@ func (w *worker) work(stop int, start clock) error {
 func (w *worker) read(b ringBlock, now, ahead int64) {
 	var kinds [numKinds]uint64
 	n, at := 0, int(b.header.first)
+	var f ringFrame
 	w.acquire()
 	for range b.header.packets {
-		var f ringFrame
-		f, at = b.frame(at)
+		at = b.frame(at, &f)
 		seg := &w.batch[n]
 		kind := f.decode(seg)
 		if kind == TCP && f.copied(seg, *w.locals.Load()) {

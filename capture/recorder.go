@@ -43,22 +43,24 @@ const (
 // would come to be all of the slice or nothing of it.
 //
 // There is not one limit, but one for each stratum: SYNs with the signature of a
-// flood; other SYNs by service, window and length; answers; ACKs; the rest. The
-// stratum that has most in the slice gives way. So what a flood is made of
-// pushes out its own, and nothing of the others.
+// flood; other SYNs by service, window and length; SYN/ACKs and ACKs by window and
+// length; the rest. The stratum that has most in the slice gives way. So what a
+// flood is made of, and what answers it, pushes out its own and little of the
+// others.
 type recorder struct {
 	parts []recorderPart
 	begun int64
 }
 
-// Strata. Other SYNs have several, by a hash.
+// Strata. Of some there are several, by a hash.
 const (
-	stratumSigned = iota
-	stratumSYNACK
-	stratumACK
-	stratumOther
-	stratumSYN
-	numStrata = stratumSYN + 16
+	shapes        = 16
+	stratumSYN    = 0
+	stratumSYNACK = stratumSYN + shapes
+	stratumACK    = stratumSYNACK + shapes
+	stratumSigned = stratumACK + shapes
+	stratumOther  = stratumSigned + 1
+	numStrata     = stratumOther + 1
 )
 
 // recorderPart is what one worker records.
@@ -195,20 +197,20 @@ func (p *recorderPart) sort(seg *Segment) (n int, hash uint64) {
 	to := fold(binary.LittleEndian.Uint64(seg.Dst[:])^p.seed[0],
 		binary.LittleEndian.Uint64(seg.Dst[8:])+uint64(seg.DstPort)*odd^p.seed[1])
 	hash = fold(from^to^p.seed[2], from+to)
+	shape := uint64(seg.Window)<<16 | uint64(seg.Length)
 	switch {
 	case seg.Unreachable || seg.Flags&RST != 0:
-		n = stratumOther
+		return stratumOther, hash
+	case seg.Signed():
+		return stratumSigned, hash
 	case seg.Flags&SYN == 0:
 		n = stratumACK
 	case seg.Flags&ACK != 0:
 		n = stratumSYNACK
-	case seg.Signed():
-		n = stratumSigned
 	default:
-		shape := uint64(seg.Window)<<16 | uint64(seg.Length)
-		n = stratumSYN + int(fold(to^shape, p.seed[3])%(numStrata-stratumSYN))
+		n, shape = stratumSYN, shape^to
 	}
-	return n, hash
+	return n + int(fold(shape^p.seed[2], p.seed[3])%shapes), hash
 }
 
 // repeated counts a packet of a connection, and tells whether there were as many

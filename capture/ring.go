@@ -173,24 +173,23 @@ type ringFrame struct {
 // aligned.
 const addressAt = (int(unsafe.Sizeof(unix.Tpacket3Hdr{})) + unix.TPACKET_ALIGNMENT - 1) &^ (unix.TPACKET_ALIGNMENT - 1)
 
-// frame reads the frame at an offset, and gives the next one's.
-func (b ringBlock) frame(at int) (ringFrame, int) {
+// frame reads the frame at an offset into f, and gives the next one's.
+func (b ringBlock) frame(at int, f *ringFrame) int {
 	h := (*unix.Tpacket3Hdr)(unsafe.Pointer(&b.mem[at]))
 	a := (*unix.RawSockaddrLinklayer)(unsafe.Pointer(&b.mem[at+addressAt]))
-	f := ringFrame{
-		data:      b.mem[at+int(h.Mac):][:h.Snaplen],
-		network:   int(h.Net) - int(h.Mac),
-		wire:      int(h.Len),
-		wall:      int64(h.Sec)*1e9 + int64(h.Nsec),
-		device:    uint32(a.Ifindex),
-		protocol:  networkOrder(a.Protocol),
-		hardware:  a.Hatype,
-		direction: a.Pkttype,
-	}
+	f.data = b.mem[at+int(h.Mac):][:h.Snaplen]
+	f.network = int(h.Net) - int(h.Mac)
+	f.wire = int(h.Len)
+	f.wall = int64(h.Sec)*1e9 + int64(h.Nsec)
+	f.device = uint32(a.Ifindex)
+	f.tag = 0
 	if h.Status&unix.TP_STATUS_VLAN_VALID != 0 {
 		f.tag = uint32(h.Hv1.Vlan_tpid)<<16 | h.Hv1.Vlan_tci&0xffff
 	}
-	return f, at + int(h.Next_offset)
+	f.protocol = networkOrder(a.Protocol)
+	f.hardware = a.Hatype
+	f.direction = a.Pkttype
+	return at + int(h.Next_offset)
 }
 
 // ethernet tells whether the frame begins with an Ethernet header.
