@@ -19,6 +19,7 @@ const (
 	VerbDisarm  Verb = "disarm"  // Service (or all)
 	VerbRemove  Verb = "remove"  // take the nft table away and leave it away
 	VerbInstall Verb = "install" // bring it back
+	VerbSave    Verb = "save"    // write the packets of the last seconds to a file
 )
 
 // A Command is one request of an operator.
@@ -62,16 +63,19 @@ func (c Command) check() error {
 			return errors.New("arm for 1s to 24h")
 		}
 		return nil
-	case VerbDisarm, VerbRemove, VerbInstall:
+	case VerbDisarm, VerbRemove, VerbInstall, VerbSave:
 		return nil
 	}
-	return fmt.Errorf("verb %q: want mode, arm, disarm, remove or install", c.Verb)
+	return fmt.Errorf("verb %q: want mode, arm, disarm, remove, install or save", c.Verb)
 }
 
 // A Result is what became of a command.
 type Result struct {
 	Services []ServiceStatus `json:"services,omitempty"` // those that it was about, as they are now
 	Mode     Mode            `json:"mode,omitempty"`
+	// Path is the file that was written, and Packets are those in it.
+	Path    string  `json:"path,omitempty"`
+	Packets *uint64 `json:"packets,omitempty"`
 	// Warning is set where the command is in force and something else is to be
 	// known: it could not be saved, or the kernel has not taken it yet.
 	Warning string `json:"warning,omitempty"`

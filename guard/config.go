@@ -129,6 +129,7 @@ type Config struct {
 	Pressure   PressureConfig
 	Servers    ServersConfig
 	Metrics    MetricsConfig
+	Evidence   EvidenceConfig
 	// Project is what belongs to no other.
 	Project string
 	Alerts  AlertsConfig
@@ -175,7 +176,11 @@ func DefaultConfig() *Config {
 		},
 		Pressure: PressureConfig{Warning: 0.75, Critical: 0.9},
 		Servers:  ServersConfig{Interval: 2 * time.Second, Timeout: time.Second},
-		Alerts:   AlertsConfig{GroupBy: []string{"project"}, Repeat: 4 * time.Hour, Rules: DefaultAlertRules()},
+		Evidence: EvidenceConfig{
+			Enabled: true, Memory: 16 << 20, Before: 30 * time.Second, SampleRate: 500, Queue: 4242,
+			Keep: KeepConfig{Incidents: 100, Bytes: 512 << 20, Age: 720 * time.Hour},
+		},
+		Alerts: AlertsConfig{GroupBy: []string{"project"}, Repeat: 4 * time.Hour, Rules: DefaultAlertRules()},
 	}
 }
 
@@ -197,6 +202,7 @@ type rawConfig struct {
 	Pressure   PressureConfig          `yaml:"pressure"`
 	Servers    ServersConfig           `yaml:"servers"`
 	Metrics    MetricsConfig           `yaml:"metrics"`
+	Evidence   EvidenceConfig          `yaml:"evidence"`
 	Project    string                  `yaml:"project"`
 	Alerts     rawAlerts               `yaml:"alerts"`
 }
@@ -340,7 +346,7 @@ func ParseConfig(r io.Reader) (*Config, error) {
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
 		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
-		Metrics: c.Metrics, Project: c.Project, Alerts: rawAlerts{GroupBy: c.Alerts.GroupBy, Repeat: c.Alerts.Repeat},
+		Metrics: c.Metrics, Evidence: c.Evidence, Project: c.Project, Alerts: rawAlerts{GroupBy: c.Alerts.GroupBy, Repeat: c.Alerts.Repeat},
 	}
 	var doc yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(text))
@@ -401,6 +407,10 @@ func (c *Config) fill(raw rawConfig) error {
 		return err
 	}
 	if err := c.Servers.check(); err != nil {
+		return err
+	}
+	c.Evidence = raw.Evidence
+	if err := c.Evidence.check(); err != nil {
 		return err
 	}
 	c.Metrics = raw.Metrics
@@ -562,7 +572,7 @@ func (c *Config) Write(w io.Writer) error {
 	raw := rawConfig{
 		Role: c.Role, Mode: c.Mode, Detect: c.Detect, Prearm: c.Prearm,
 		Keepalived: c.Keepalived, Control: c.Control, Journal: c.Journal, Handshakes: c.Handshakes, Pressure: c.Pressure, Servers: c.Servers,
-		Metrics: c.Metrics, Project: c.Project,
+		Metrics: c.Metrics, Evidence: c.Evidence, Project: c.Project,
 		Services: make(map[ipvs.Key]rawService),
 	}
 	var err error

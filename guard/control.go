@@ -173,7 +173,7 @@ func (d *Daemon) reload(now time.Time, cfg *Config, err error) error {
 	if err == nil && cfg.Role != d.cfg.Role {
 		err = errors.New("role: a reload cannot change it, restart the guard (leases stay)")
 	}
-	was := d.cfg.Handshakes
+	was, recorded := d.cfg.Handshakes, d.cfg.Evidence.recorder()
 	if err == nil && cfg.Handshakes.TcpeekSocket != was.TcpeekSocket {
 		err = errors.New("handshakes.tcpeek_socket: a reload cannot change it, restart the guard (leases stay)")
 	}
@@ -195,7 +195,7 @@ func (d *Daemon) reload(now time.Time, cfg *Config, err error) error {
 	d.useServers(&d.cfg.Servers, &cfg.Servers)
 	d.use(cfg)
 	d.detector.SetConfig(cfg)
-	if !reflect.DeepEqual(was, cfg.Handshakes) {
+	if !reflect.DeepEqual(was, cfg.Handshakes) || recorded != cfg.Evidence.recorder() {
 		d.closeHandshakes() // and the next look opens it as it is to be
 	}
 	d.policy.SetPrearm(cfg.Prearm)

@@ -163,7 +163,7 @@ func (d *Daemon) readHandshakes(ctx context.Context, now time.Time, services []S
 func (d *Daemon) openHandshakes(ctx context.Context, now time.Time, services []Service) {
 	w := &d.watch
 	w.tried = now
-	w.capture, w.err = d.opts.Kernel.OpenHandshakes(d.cfg.Handshakes, handshakeServices(services))
+	w.capture, w.err = d.opts.Kernel.OpenHandshakes(d.cfg.Handshakes, d.cfg.Evidence.recorder(), handshakeServices(services))
 	if w.err != nil {
 		w.capture = nil
 		return

@@ -35,7 +35,7 @@ type fakeCapture struct {
 	die      chan error
 }
 
-func (f *fakeCaptures) open(cfg HandshakesConfig, services []handshake.Service) (Handshakes, error) {
+func (f *fakeCaptures) open(cfg HandshakesConfig, _ capture.RecorderConfig, services []handshake.Service) (Handshakes, error) {
 	if f.err != nil {
 		return nil, f.err
 	}

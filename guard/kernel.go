@@ -20,7 +20,7 @@ type Kernel struct {
 	OpenTable func(nft.Config) (Table, error)
 	Addresses Addresses
 	// OpenHandshakes is nil where none are to be watched.
-	OpenHandshakes func(HandshakesConfig, []handshake.Service) (Handshakes, error)
+	OpenHandshakes func(HandshakesConfig, capture.RecorderConfig, []handshake.Service) (Handshakes, error)
 	// OpenQueue is nil where no packet is to be sampled by a queue.
 	OpenQueue func(capture.QueueConfig) (Queue, error)
 	Host      Host

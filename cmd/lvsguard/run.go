@@ -53,8 +53,8 @@ func (a *app) guard(ctx context.Context, file string) error {
 		Version: version, ConfigFile: file, StateDir: a.stateDir, HookSocket: a.hookSocket(), Log: log,
 		Kernel: guard.Kernel{
 			IPVS: services, OpenTable: openTable, Addresses: addresses,
-			OpenHandshakes: func(cfg guard.HandshakesConfig, services []handshake.Service) (guard.Handshakes, error) {
-				return openHandshakes(cfg, services, log)
+			OpenHandshakes: func(cfg guard.HandshakesConfig, recorder capture.RecorderConfig, services []handshake.Service) (guard.Handshakes, error) {
+				return openHandshakes(cfg, recorder, services, log)
 			},
 			OpenQueue: openQueue,
 			Host:      thisHost(),
@@ -134,10 +134,7 @@ func openQueue(cfg capture.QueueConfig) (guard.Queue, error) {
 	return queue, nil
 }
 
-// recorderMemory is what the last packets may take.
-const recorderMemory = 16 << 20
-
-func openHandshakes(cfg guard.HandshakesConfig, services []handshake.Service, log *slog.Logger) (guard.Handshakes, error) {
+func openHandshakes(cfg guard.HandshakesConfig, recorder capture.RecorderConfig, services []handshake.Service, log *slog.Logger) (guard.Handshakes, error) {
 	filters, err := cfg.ParseFilters()
 	if err != nil {
 		return nil, err
@@ -147,7 +144,7 @@ func openHandshakes(cfg guard.HandshakesConfig, services []handshake.Service, lo
 	}
 	w, err := openWire(wireConfig{
 		interfaces: cfg.Interfaces, workers: cfg.Workers, visibility: cfg.Visibility, log: log,
-		recorder: capture.RecorderConfig{Memory: recorderMemory},
+		recorder: recorder,
 		handshake: handshake.Config{
 			Timeout: cfg.Timeout, Capacity: cfg.Capacity,
 			Choice: handshake.Choice{Filters: filters, Services: services},
