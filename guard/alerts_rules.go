@@ -107,6 +107,7 @@ func DefaultAlertRules() []AlertRule {
 		yes("capture-lossy", "capture_dropped", SeverityWarning, time.Minute, share(100, 0.01)),
 		yes("drops-paused", "automatic_paused", SeverityCritical, 10*time.Second, nil),
 		yes("table-lost", "table_losses", SeverityWarning, time.Minute, func(r *AlertRule) { r.Window = 10 * time.Minute }),
+		yes("guard-hangs", "look_age_seconds", SeverityCritical, 10*time.Second, func(r *AlertRule) { r.Above = new(30.0) }),
 		yes("journal-failing", "journal_failing", SeverityWarning, time.Minute, lasts),
 		yes("config-refused", "config_refused", SeverityWarning, 10*time.Second, nil),
 	}

@@ -27,8 +27,8 @@ const (
 type Figure struct {
 	Name string
 	Kind FigureKind
-	// Unit is what follows the number: "/s", "%", "s", or nothing. The number of a
-	// figure in % is a share from 0 to 1.
+	// Unit is what follows the number: "/s", "ms", "s" or nothing; of a "share" 1 is
+	// all. Of a State it is that of the readings' Size.
 	Unit string
 	// What follows number and unit in a sentence, as "attempts failed".
 	What string
@@ -52,7 +52,9 @@ type Figure struct {
 
 	// Read yields what s knows of it. Where that is nothing at all, it yields
 	// nothing and says why.
-	Read func(s *Status, yield func(Reading)) (unknown string)
+	Read func(s *Status, now time.Time, yield func(Reading)) (unknown string)
+	// Stale says that it is known however old a Status is.
+	Stale bool
 }
 
 // A Reading is one value of a Figure.
@@ -63,13 +65,25 @@ type Reading struct {
 	Of float64
 	// Unknown says why there is no Value; empty: there is one.
 	Unknown string
-	// Text says more, for people.
+	// Text says more, for people. Of a State, Size tells at which of its moments it
+	// was at its worst.
 	Text string
+	Size float64
 }
 
 // FigureLabels tell readings apart. Those that a figure has not are empty.
 type FigureLabels struct {
-	Project, Service, Filter, Resource, Kind, Instance, Server, Source string
+	Project  string `json:"project,omitempty"`
+	Service  string `json:"service,omitempty"`
+	Filter   string `json:"filter,omitempty"`
+	Resource string `json:"resource,omitempty"`
+	Kind     string `json:"kind,omitempty"`
+	Instance string `json:"instance,omitempty"`
+	Server   string `json:"server,omitempty"`
+	Source   string `json:"source,omitempty"`
+	// Part is no label: it keeps apart what must not be added up, because a
+	// service's attempts may be a filter's too.
+	Part string `json:"part,omitempty"`
 }
 
 // field finds a label by its name; nil for one that is none of a figure's.
@@ -105,7 +119,7 @@ func (l FigureLabels) Get(name string) string {
 
 // Only returns l with the labels of these names alone.
 func (l FigureLabels) Only(names []string) FigureLabels {
-	var o FigureLabels
+	o := FigureLabels{Part: l.Part}
 	for _, name := range names {
 		if f := o.field(name); f != nil {
 			*f = *l.field(name)
@@ -125,17 +139,6 @@ func (l FigureLabels) Map() map[string]string {
 	return m
 }
 
-// FigureLabelsOf is the reverse of Map. Names that are no label's are left out.
-func FigureLabelsOf(m map[string]string) FigureLabels {
-	var l FigureLabels
-	for name, v := range m {
-		if f := l.field(name); f != nil {
-			*f = v
-		}
-	}
-	return l
-}
-
 // AlertFigures is the catalogue.
 func AlertFigures() []Figure {
 	return slices.Concat(serviceFigures(), handshakeFigures(), hostFigures(), guardFigures(), serverFigures())
@@ -151,9 +154,9 @@ const (
 func serviceFigures() []Figure {
 	labels, by := []string{"project", "service", "instance"}, []string{"project", "service"}
 	// of makes a figure of what value finds in each service.
-	of := func(f Figure, value func(*ServiceStatus) (v *float64, text, unknown string)) Figure {
+	of := func(f Figure, value func(*ServiceStatus) (v *float64, text, unknown string), size func(*ServiceStatus) float64) Figure {
 		f.Kind, f.Labels, f.By, f.Look = Gauge, labels, by, lookStatus
-		f.Read = func(s *Status, yield func(Reading)) string {
+		f.Read = func(s *Status, _ time.Time, yield func(Reading)) string {
 			for i := range s.Services {
 				svc := &s.Services[i]
 				r := Reading{Labels: FigureLabels{Project: svc.Project, Service: svc.Service.String()}}
@@ -166,6 +169,9 @@ func serviceFigures() []Figure {
 				} else {
 					r.Value, r.Text = *v, text
 				}
+				if size != nil {
+					r.Size = size(svc)
+				}
 				yield(r)
 			}
 			return ""
@@ -175,7 +181,7 @@ func serviceFigures() []Figure {
 	number := func(name, unit, what, help, key string, adds bool, value func(*ServiceStatus) *float64) Figure {
 		return of(Figure{Name: name, Unit: unit, What: what, Help: help, Adds: adds}, func(s *ServiceStatus) (*float64, string, string) {
 			return value(s), "", orUnknown(s.Unknown[key])
-		})
+		}, nil)
 	}
 	count := func(v *uint64) *float64 {
 		if v == nil {
@@ -184,7 +190,7 @@ func serviceFigures() []Figure {
 		return new(float64(*v))
 	}
 	return []Figure{
-		of(Figure{Name: "flood", State: true, What: "flooded", Help: "1 while the verdict on a service is flood or half_open_flood"},
+		of(Figure{Name: "flood", State: true, Unit: "/s", What: "flooded", Help: "1 while the verdict on a service is flood or half_open_flood"},
 			func(s *ServiceStatus) (*float64, string, string) {
 				switch s.Verdict {
 				case Unknown:
@@ -193,14 +199,14 @@ func serviceFigures() []Figure {
 					return new(1.0), s.Reason, ""
 				}
 				return new(0.0), "", ""
-			}),
-		of(Figure{Name: "armed", State: true, What: "armed", Help: "1 while the guard drops for a service, by a lease that is more than a standby's precaution"},
+			}, func(s *ServiceStatus) float64 { return known(s.Suspect) }),
+		of(Figure{Name: "armed", State: true, Unit: "/s", What: "armed", Help: "1 while the guard drops for a service, by a lease that is more than a standby's precaution"},
 			func(s *ServiceStatus) (*float64, string, string) {
 				if s.Lease == nil || s.Lease.By == ByPrearm {
 					return new(0.0), "", ""
 				}
 				return new(1.0), "SYNs with a signature are dropped, by " + string(s.Lease.By), ""
-			}),
+			}, func(s *ServiceStatus) float64 { return known(s.Dropped) }),
 		number("syn_per_second", "/s", "SYNs", "SYNs to a service, dropped ones too", "syn_per_second", true, func(s *ServiceStatus) *float64 { return s.SYN }),
 		number("suspect_per_second", "/s", "SYNs with a signature", "SYNs with a flood's signature, dropped ones too", "suspect_per_second", true, func(s *ServiceStatus) *float64 { return s.Suspect }),
 		number("dropped_per_second", "/s", "SYNs dropped", "SYNs that the guard drops", "dropped_per_second", true, func(s *ServiceStatus) *float64 { return s.Dropped }),
@@ -209,6 +215,15 @@ func serviceFigures() []Figure {
 		number("inactive_connections", "", "inactive connections", "IPVS's InActConn", "inactive_connections", true, func(s *ServiceStatus) *float64 { return count(s.Inactive) }),
 		number("completion", "%", "of handshakes completed", "share of the handshakes that ended within the last minute and completed", "completion", false, func(s *ServiceStatus) *float64 { return s.Completion }),
 	}
+}
+
+// known is v, and 0 where that is not known: what is made of it is compared, and
+// not shown.
+func known(v *float64) float64 {
+	if v == nil {
+		return 0
+	}
+	return *v
 }
 
 // orUnknown is the reason for what is not known where none is given.
@@ -231,7 +246,7 @@ func handshakeFigures() []Figure {
 		return Figure{
 			Name: name, Kind: Counter, What: what, Help: help, Labels: []string{"project", "service", "filter"}, By: []string{"project"},
 			Adds: true, ShareOf: "of those that ended", Look: lookHandshakes,
-			Read: func(s *Status, yield func(Reading)) string { return readHandshakeFigures(s, value, yield) },
+			Read: func(s *Status, _ time.Time, yield func(Reading)) string { return readHandshakeFigures(s, value, yield) },
 		}
 	}
 	return []Figure{
@@ -274,13 +289,13 @@ func readHandshakeFigures(s *Status, value func(*handshake.Figures) *uint64, yie
 	for i := range s.Services {
 		if svc := &s.Services[i]; svc.Handshakes != nil {
 			only = false
-			one(FigureLabels{Project: svc.Project, Service: svc.Service.String()}, svc.Handshakes)
+			one(FigureLabels{Project: svc.Project, Service: svc.Service.String(), Part: "services"}, svc.Handshakes)
 		}
 	}
 	only = only && len(s.Handshakes) == 1
 	for i := range s.Handshakes {
 		if f := &s.Handshakes[i]; only || f.Name != handshake.All {
-			one(FigureLabels{Project: f.Project, Filter: f.Name}, f)
+			one(FigureLabels{Project: f.Project, Filter: f.Name, Part: "filters"}, f)
 		}
 	}
 	return ""
@@ -290,13 +305,13 @@ func hostFigures() []Figure {
 	const noPressure = "pressure is not watched"
 	resource := func(f Figure, value func(*pressure.Resource) *float64) Figure {
 		f.Kind, f.Labels, f.By, f.Look = Gauge, []string{"project", "resource", "kind"}, []string{"project", "resource", "kind"}, lookPressure
-		f.Read = func(s *Status, yield func(Reading)) string {
+		f.Read = func(s *Status, _ time.Time, yield func(Reading)) string {
 			if s.Pressure == nil {
 				return noPressure
 			}
 			for i := range s.Pressure.Resources {
 				res := &s.Pressure.Resources[i]
-				r := Reading{Labels: FigureLabels{Project: s.Project, Resource: res.Name, Kind: string(res.Kind)}, Text: res.Reason}
+				r := Reading{Labels: FigureLabels{Project: s.Project, Resource: res.Name, Kind: string(res.Kind)}, Text: res.Reason, Size: known(res.Share)}
 				if v := value(res); v != nil {
 					r.Value = *v
 				} else {
@@ -309,7 +324,7 @@ func hostFigures() []Figure {
 		return f
 	}
 	return []Figure{
-		resource(Figure{Name: "pressure_level", State: true, What: "near its limit", Help: "how full a resource is: 0 ok, 1 warning, 2 critical, by the thresholds under pressure"},
+		resource(Figure{Name: "pressure_level", State: true, Unit: "share", What: "near its limit", Help: "how full a resource is: 0 ok, 1 warning, 2 critical, by the thresholds under pressure"},
 			func(r *pressure.Resource) *float64 {
 				switch r.Level {
 				case pressure.LevelOK:
@@ -321,13 +336,13 @@ func hostFigures() []Figure {
 				}
 				return nil
 			}),
-		resource(Figure{Name: "pressure_share", Unit: "%", What: "used", Help: "how full a resource is; of accept queues only those that are not ok"},
+		resource(Figure{Name: "pressure_share", Unit: "share", What: "used", Help: "how full a resource is; of accept queues only those that are not ok"},
 			func(r *pressure.Resource) *float64 { return r.Share }),
 		{
 			Name: "kernel_events", Kind: Gauge, What: "lines of the kernel log", Adds: true,
 			Help:   "lines of the kernel log within the last 5 minutes that mean trouble, by kind",
 			Labels: []string{"project", "kind"}, By: []string{"project", "kind"}, Look: lookPressure,
-			Read: func(s *Status, yield func(Reading)) string {
+			Read: func(s *Status, _ time.Time, yield func(Reading)) string {
 				if s.Pressure == nil {
 					return noPressure
 				}
@@ -342,7 +357,7 @@ func hostFigures() []Figure {
 		{
 			Name: "role_changes", Kind: Counter, What: "changes of role", Adds: true, Help: "changes of the role of a VRRP instance of this host",
 			Labels: []string{"project", "instance"}, By: []string{"project", "instance"}, Look: lookStatus,
-			Read: func(s *Status, yield func(Reading)) string {
+			Read: func(s *Status, _ time.Time, yield func(Reading)) string {
 				for _, r := range s.Roles {
 					yield(Reading{Labels: FigureLabels{Project: s.Project, Instance: r.Instance}, Value: float64(r.Changes), Text: "now " + r.Role})
 				}
@@ -355,7 +370,7 @@ func hostFigures() []Figure {
 func guardFigures() []Figure {
 	one := func(f Figure, value func(*Status) (v float64, text string)) Figure {
 		f.Labels, f.By, f.Look = []string{"project"}, []string{"project"}, lookStatus
-		f.Read = func(s *Status, yield func(Reading)) string {
+		f.Read = func(s *Status, _ time.Time, yield func(Reading)) string {
 			v, text := value(s)
 			yield(Reading{Labels: FigureLabels{Project: s.Project}, Value: v, Text: text})
 			return ""
@@ -374,7 +389,7 @@ func guardFigures() []Figure {
 		{
 			Name: "source_unknown", Kind: Gauge, State: true, What: "not known", Help: "1 while a source of the guard's figures cannot be read",
 			Labels: []string{"project", "source"}, By: []string{"project", "source"}, Look: "lvsguard doctor",
-			Read: func(s *Status, yield func(Reading)) string {
+			Read: func(s *Status, _ time.Time, yield func(Reading)) string {
 				for _, src := range slices.Sorted(maps.Keys(s.Unknown)) {
 					yield(Reading{Labels: FigureLabels{Project: s.Project, Source: string(src)}, Value: 1, Text: s.Unknown[src]})
 				}
@@ -384,7 +399,7 @@ func guardFigures() []Figure {
 		{
 			Name: "capture_dropped", Kind: Counter, What: "packets lost by the capture", Help: "packets that the capture had no room for: figures of handshakes are then a lower bound",
 			Labels: []string{"project"}, By: []string{"project"}, Adds: true, ShareOf: "of its packets", Look: lookStatus,
-			Read: func(s *Status, yield func(Reading)) string {
+			Read: func(s *Status, _ time.Time, yield func(Reading)) string {
 				if s.Capture == nil {
 					return orUnknown(s.Unknown[SourceCapture])
 				}
@@ -404,6 +419,14 @@ func guardFigures() []Figure {
 		state("config_refused", "configuration refused", "1 while the file of the configuration is refused and an older one in force", func(s *Status) *string { return s.ConfigError }),
 		one(Figure{Name: "look_milliseconds", Kind: Gauge, Unit: "ms", What: "for a look", Help: "how long the last look at everything took"},
 			func(s *Status) (float64, string) { return s.TickMillis, "" }),
+		{
+			Name: "look_age_seconds", Kind: Gauge, Unit: "s", What: "since the guard last looked", Help: "how long ago the guard last looked: it does once a second",
+			Labels: []string{"project"}, By: []string{"project"}, Look: "lvsguard doctor", Stale: true,
+			Read: func(s *Status, now time.Time, yield func(Reading)) string {
+				yield(Reading{Labels: FigureLabels{Project: s.Project}, Value: now.Sub(s.Time).Seconds()})
+				return ""
+			},
+		},
 	}
 }
 
@@ -411,7 +434,7 @@ func serverFigures() []Figure {
 	labels, by := []string{"project", "server"}, []string{"project", "server"}
 	servers := func(f Figure, value func(*pressure.Server) (v *float64, text string)) Figure {
 		f.Kind, f.Labels, f.By, f.Look = Gauge, labels, by, lookServers
-		f.Read = func(s *Status, yield func(Reading)) string {
+		f.Read = func(s *Status, _ time.Time, yield func(Reading)) string {
 			if s.Servers == nil {
 				return orUnknown(s.Unknown[SourceServers])
 			}
@@ -450,9 +473,9 @@ func serverFigures() []Figure {
 			func(s *pressure.Server) (*float64, string) { return rate(s.SyncookiesSent) }),
 		servers(Figure{Name: "server_listen_drops_per_second", Unit: "/s", What: "connections dropped by full queues", Adds: true, Help: "connections that a real server drops because its queues are full"},
 			func(s *pressure.Server) (*float64, string) { return rate(s.ListenDrops) }),
-		servers(Figure{Name: "server_accept_queue_share", Unit: "%", What: "of its fullest accept queue used", Help: "how full a real server's fullest accept queue is"},
+		servers(Figure{Name: "server_accept_queue_share", Unit: "share", What: "of its fullest accept queue used", Help: "how full a real server's fullest accept queue is"},
 			func(s *pressure.Server) (*float64, string) { return s.AcceptQueueShare, "" }),
-		servers(Figure{Name: "server_memory_share", Unit: "%", What: "of its memory used", Help: "how full a real server's memory is"}, func(s *pressure.Server) (*float64, string) {
+		servers(Figure{Name: "server_memory_share", Unit: "share", What: "of its memory used", Help: "how full a real server's memory is"}, func(s *pressure.Server) (*float64, string) {
 			if s.MemoryTotal == nil || s.MemoryAvailable == nil || *s.MemoryTotal == 0 {
 				return nil, ""
 			}
@@ -462,7 +485,7 @@ func serverFigures() []Figure {
 			Name: "server_removed", Kind: Gauge, State: true, What: "removed by health check",
 			Help:   "1 while keepalived's configuration names a real server for a service and IPVS does not have it",
 			Labels: []string{"project", "service", "server"}, By: []string{"project", "service", "server"}, Look: lookServers,
-			Read: func(s *Status, yield func(Reading)) string {
+			Read: func(s *Status, _ time.Time, yield func(Reading)) string {
 				if s.Servers == nil {
 					return orUnknown(s.Unknown[SourceIPVS])
 				}

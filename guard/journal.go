@@ -37,6 +37,9 @@ const (
 	EventPressure Event = "pressure" // a resource crossed a threshold
 	EventKernel   Event = "kernel"   // the kernel says that something has overflowed, or acts against it
 	EventHealth   Event = "health"   // keepalived's health check changed its mind about a server
+
+	EventAlert       Event = "alert"       // a group of alerts began, became more, or is over
+	EventUndelivered Event = "undelivered" // a receiver was not told, and will not be
 )
 
 // An Entry is one line of the journal. Which fields are set depends on the
@@ -57,9 +60,10 @@ type Entry struct {
 	Kind     string   `json:"kind,omitempty"`     // a [pressure.Kind], or of EventKernel a [pressure.EventKind]
 	Share    *float64 `json:"share,omitempty"`
 	FullIn   *float64 `json:"full_in_seconds,omitempty"`
-	Subject  string   `json:"subject,omitempty"` // of EventKernel: what it happened to
-	Count    uint64   `json:"count,omitempty"`   // of EventKernel: how many since its last entry
-	Server   string   `json:"server,omitempty"`  // of EventHealth: the real server
+	Subject  string   `json:"subject,omitempty"`  // of EventKernel: what it happened to; of alerts, their group
+	Count    uint64   `json:"count,omitempty"`    // of EventKernel: how many since its last entry
+	Server   string   `json:"server,omitempty"`   // of EventHealth: the real server
+	Receiver string   `json:"receiver,omitempty"` // of EventUndelivered
 }
 
 // A Journal keeps what happened, one JSON object a line, in a bounded number

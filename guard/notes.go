@@ -18,6 +18,9 @@ func (d *Daemon) note(now time.Time, e Entry) {
 	d.journal.Add(e)
 }
 
+// Note writes an entry into the journal, at the time of now. It waits for nothing.
+func (d *Daemon) Note(e Entry) { d.note(time.Now(), e) }
+
 func (d *Daemon) noteRoles(now time.Time, changes []roleChange) {
 	for _, c := range changes {
 		d.opts.Log.Info("role", "instance", c.Instance, "from", c.from, "to", c.State)

@@ -82,10 +82,13 @@ func Targets(cfg guard.AlertsConfig) []Target {
 
 // Undelivered is a notification that a receiver will not be told.
 type Undelivered struct {
-	Receiver     string
-	Notification Notification
-	Reason       string
+	Receiver     string       `json:"receiver"`
+	Notification Notification `json:"notification"`
+	Reason       string       `json:"reason"`
 }
+
+// whyStopped is the reason where only the end of the guard has hindered it.
+const whyStopped = "the guard stopped before it could be delivered"
 
 // DeliveryConfig is what a Delivery starts with.
 type DeliveryConfig struct {
@@ -148,6 +151,20 @@ func (d *Delivery) Enqueue(n Notification) {
 	defer d.mu.Unlock()
 	for _, w := range d.workers {
 		w.enqueue(n)
+	}
+}
+
+// Resume hands to each receiver that is still there what a guard before could not
+// deliver to it.
+func (d *Delivery) Resume(all []Undelivered) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, u := range all {
+		for _, w := range d.workers {
+			if w.name == u.Receiver {
+				w.resume(u.Notification)
+			}
+		}
 	}
 }
 
@@ -359,6 +376,14 @@ func (w *worker) enqueue(n Notification) {
 	w.signal()
 }
 
+// resume takes n whatever the receiver wants now: it did when n was made.
+func (w *worker) resume(n Notification) {
+	w.mu.Lock()
+	w.told[n.ID] = true
+	w.mu.Unlock()
+	w.enqueue(n)
+}
+
 func (w *worker) indexOf(id string) int {
 	return slices.IndexFunc(w.queue, func(e *waiting) bool { return e.ID == id })
 }
@@ -428,7 +453,7 @@ func (w *worker) finish(hard context.Context) {
 			break
 		}
 	}
-	w.giveUp("the guard stopped before it could be delivered")
+	w.giveUp(whyStopped)
 }
 
 // pick takes what is to be sent now off the queue, or says how long to wait.
