@@ -27,8 +27,8 @@ const (
 type Figure struct {
 	Name string
 	Kind FigureKind
-	// Unit is what follows the number: "/s", "ms", "s" or nothing; of a "share" 1 is
-	// all. Of a State it is that of the readings' Size.
+	// Unit is what follows the number: "/s", "ms", "s" or nothing; in "%", 1 is all.
+	// Of a State it is that of the readings' Size.
 	Unit string
 	// What follows number and unit in a sentence, as "attempts failed".
 	What string
@@ -324,7 +324,7 @@ func hostFigures() []Figure {
 		return f
 	}
 	return []Figure{
-		resource(Figure{Name: "pressure_level", State: true, Unit: "share", What: "near its limit", Help: "how full a resource is: 0 ok, 1 warning, 2 critical, by the thresholds under pressure"},
+		resource(Figure{Name: "pressure_level", State: true, Unit: "%", What: "near its limit", Help: "how full a resource is: 0 ok, 1 warning, 2 critical, by the thresholds under pressure"},
 			func(r *pressure.Resource) *float64 {
 				switch r.Level {
 				case pressure.LevelOK:
@@ -336,7 +336,7 @@ func hostFigures() []Figure {
 				}
 				return nil
 			}),
-		resource(Figure{Name: "pressure_share", Unit: "share", What: "used", Help: "how full a resource is; of accept queues only those that are not ok"},
+		resource(Figure{Name: "pressure_share", Unit: "%", What: "used", Help: "how full a resource is; of accept queues only those that are not ok"},
 			func(r *pressure.Resource) *float64 { return r.Share }),
 		{
 			Name: "kernel_events", Kind: Gauge, What: "lines of the kernel log", Adds: true,
@@ -473,9 +473,9 @@ func serverFigures() []Figure {
 			func(s *pressure.Server) (*float64, string) { return rate(s.SyncookiesSent) }),
 		servers(Figure{Name: "server_listen_drops_per_second", Unit: "/s", What: "connections dropped by full queues", Adds: true, Help: "connections that a real server drops because its queues are full"},
 			func(s *pressure.Server) (*float64, string) { return rate(s.ListenDrops) }),
-		servers(Figure{Name: "server_accept_queue_share", Unit: "share", What: "of its fullest accept queue used", Help: "how full a real server's fullest accept queue is"},
+		servers(Figure{Name: "server_accept_queue_share", Unit: "%", What: "of its fullest accept queue used", Help: "how full a real server's fullest accept queue is"},
 			func(s *pressure.Server) (*float64, string) { return s.AcceptQueueShare, "" }),
-		servers(Figure{Name: "server_memory_share", Unit: "share", What: "of its memory used", Help: "how full a real server's memory is"}, func(s *pressure.Server) (*float64, string) {
+		servers(Figure{Name: "server_memory_share", Unit: "%", What: "of its memory used", Help: "how full a real server's memory is"}, func(s *pressure.Server) (*float64, string) {
 			if s.MemoryTotal == nil || s.MemoryAvailable == nil || *s.MemoryTotal == 0 {
 				return nil, ""
 			}

@@ -21,12 +21,20 @@ type Engine struct {
 	repeat  time.Duration
 	rules   []*rule
 	figures map[string]guard.Figure
+	read    map[string]*readings // by figure: several rules may be about one
 	groups  map[string]*group
 	members int
 	// ended says when a group was over last and after which pause, so that one
 	// that begins again and again is told less and less.
 	ended map[string]end
 	lost  int // alerts of the last look that there was no room for
+}
+
+// readings are those of a figure at one look.
+type readings struct {
+	at      time.Time
+	all     []guard.Reading
+	unknown string
 }
 
 type end struct {
@@ -37,7 +45,7 @@ type end struct {
 // NewEngine returns an engine that has seen nothing.
 func NewEngine(host string, cfg guard.AlertsConfig) *Engine {
 	e := &Engine{
-		host: host, figures: make(map[string]guard.Figure),
+		host: host, figures: make(map[string]guard.Figure), read: make(map[string]*readings),
 		groups: make(map[string]*group), ended: make(map[string]end),
 	}
 	for _, f := range guard.AlertFigures() {
@@ -87,23 +95,20 @@ func (e *Engine) Evaluate(now time.Time, s *guard.Status) []Notification {
 	if age := now.Sub(s.Time); age > staleAfter {
 		stale = "the guard has not looked for " + span(age)
 	}
-	type known struct {
-		readings []guard.Reading
-		unknown  string
-	}
-	read := make(map[string]known)
 	e.lost = 0
 	for _, r := range e.rules {
-		k, ok := read[r.Figure]
-		if !ok {
-			if stale != "" && !r.figure.Stale {
-				k.unknown = stale
-			} else {
-				k.unknown = r.figure.Read(s, now, func(in guard.Reading) { k.readings = append(k.readings, in) })
-			}
-			read[r.Figure] = k
+		k := e.read[r.Figure]
+		if k == nil {
+			k = new(readings)
+			e.read[r.Figure] = k
 		}
-		r.look(now, k.readings, k.unknown, func(s *subject) { e.begin(now, r, s) }, func(s *subject) { e.end(now, s) })
+		if k.at != now {
+			k.at, k.all, k.unknown = now, k.all[:0], stale
+			if stale == "" || r.figure.Stale {
+				k.unknown = r.figure.Read(s, now, func(in guard.Reading) { k.all = append(k.all, in) })
+			}
+		}
+		r.look(now, k.all, k.unknown, func(s *subject) { e.begin(now, r, s) }, func(s *subject) { e.end(now, s) })
 		e.lost += r.leftOut
 	}
 	var all []Notification

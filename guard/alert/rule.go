@@ -221,7 +221,7 @@ func (r *rule) threshold() (float64, string) {
 	case r.Below != nil:
 		return *r.Below, r.figure.Unit
 	}
-	return r.Share, "share"
+	return r.Share, "%"
 }
 
 // subjectOf names what an alert is of.
@@ -249,7 +249,7 @@ func (r *rule) summary(s *sum) string {
 		text += " in " + shortSpan(r.Window)
 	}
 	if share := s.share(); r.Share > 0 && share != nil {
-		text += fmt.Sprintf(", %s %s (at least %s)", amount(*share, "share"), r.figure.ShareOf, amount(r.Share, "share"))
+		text += fmt.Sprintf(", %s %s (at least %s)", amount(*share, "%"), r.figure.ShareOf, amount(r.Share, "%"))
 	}
 	if s.text != "" {
 		text += ": " + s.text
@@ -289,7 +289,7 @@ func (r *rule) when() string {
 		parts = append(parts, "below "+amount(*r.Below, unit))
 	}
 	if r.Share > 0 {
-		parts = append(parts, "at least "+amount(r.Share, "share")+" "+f.ShareOf)
+		parts = append(parts, "at least "+amount(r.Share, "%")+" "+f.ShareOf)
 	}
 	b.WriteString(" " + strings.Join(parts, " and "))
 	if r.For > 0 {
