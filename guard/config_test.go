@@ -67,6 +67,9 @@ services:
 				Addresses: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.7:80"), netip.MustParseAddrPort("[2001:db8::7]:0")},
 			}}
 		})},
+		{"metrics", `metrics: {listen: "[::]:9101", tls_cert_file: /etc/crt, tls_key_file: /etc/key, username: prometheus, password_file: /etc/password}`, with(func(c *Config) {
+			c.Metrics = MetricsConfig{Listen: "[::]:9101", TLSCertFile: "/etc/crt", TLSKeyFile: "/etc/key", Username: "prometheus", PasswordFile: "/etc/password"}
+		})},
 		{"projects", `
 project: infra
 services:
@@ -206,6 +209,12 @@ func TestParseConfigErrors(t *testing.T) {
 		{"pattern", "alerts:\n  rules:\n    - {name: a, figure: completion, below: 1, match: {service: '['}}", `line 3: alerts.rules.0.match: "[" is no pattern: * stands for anything, and a ! at the beginning for all others`},
 		{"rule's severity", "alerts:\n  rules:\n    - {name: flood, severity: bad}", `line 3: alerts.rules.0.severity: "bad": want info, warning or critical`},
 		{"for", "alerts:\n  rules:\n    - {name: flood, for: 25h}", `line 3: alerts.rules.0.for: want a duration from 0s to 24h`},
+		{"metrics without a port", "metrics: {listen: 192.0.2.1}", "line 1: metrics.listen: want an address and port, as 127.0.0.1:9101 or [::]:9101"},
+		{"metrics on no port", "metrics: {listen: '192.0.2.1:0'}", "line 1: metrics.listen: want an address and port, as 127.0.0.1:9101 or [::]:9101"},
+		{"metrics on a name", "metrics: {listen: 'localhost:9101'}", "line 1: metrics.listen: want an address and port, as 127.0.0.1:9101 or [::]:9101"},
+		{"a certificate without a key", "metrics:\n  tls_cert_file: /etc/crt", "line 2: metrics.tls_cert_file: a certificate needs its key, and a key its certificate: give both, or neither"},
+		{"a user without a password", "metrics:\n  username: u", "line 2: metrics.username: a user needs a password file, and a password file a user: give both, or neither"},
+		{"a token and a password", "metrics: {bearer_token_file: /t, username: u, password_file: /p}", "line 1: metrics.bearer_token_file: want either a token, or user and password"},
 		{"journal", "journal: {max_bytes: 5}", "line 1: journal.max_bytes: want at least 65536 bytes"},
 	}
 	for _, tt := range tests {

@@ -63,6 +63,9 @@ func (a *app) doctorConfig(file string, asked bool) doctor.Config {
 			out.ClearSecrets = out.ClearSecrets || strings.HasPrefix(strings.ToLower(url), "http:")
 		}
 	}
+	if m := &cfg.Metrics; !m.Local() {
+		out.MetricsOpen, out.MetricsClear = !m.Secret(), m.Secret() && m.TLSCertFile == ""
+	}
 	return out
 }
 

@@ -88,6 +88,25 @@ func TestDoctor(t *testing.T) {
 			}, doctor.Director,
 		},
 		{
+			"metrics for everybody", write("open.yaml", "metrics: {listen: '192.0.2.1:9101', tls_cert_file: /etc/crt, tls_key_file: /etc/key}\n"),
+			doctor.Finding{
+				Severity: doctor.Warning, Subject: "configuration", What: "metrics are shown to whoever can reach their address",
+				Why:    "it is not loopback, and they tell which services there are and how they fare",
+				Remedy: `in lvsguard.yaml: metrics: {bearer_token_file: …, tls_cert_file: …, tls_key_file: …}, or listen: "127.0.0.1:9101"`,
+			}, doctor.Director,
+		},
+		{
+			"metrics' token in clear", write("token.yaml", "metrics: {listen: '[::]:9101', bearer_token_file: /etc/token}\n"),
+			doctor.Finding{
+				Severity: doctor.Warning, Subject: "configuration", What: "metrics are asked for with a password or token over http",
+				Why: "whoever listens on the way can read it", Remedy: "in lvsguard.yaml: metrics: {tls_cert_file: …, tls_key_file: …}",
+			}, doctor.Director,
+		},
+		{
+			"metrics for this host", write("local.yaml", "role: host\nmetrics: {listen: '[::1]:9101', username: u, password_file: /etc/password}\n"),
+			doctor.Finding{Severity: doctor.OK, Subject: "configuration", What: filepath.Join(dir, "local.yaml") + " is good; the role is host"}, doctor.Host,
+		},
+		{
 			"a broken one", write("broken.yaml", "rle: host\n"),
 			doctor.Finding{
 				Severity: doctor.Critical, Subject: "configuration", What: filepath.Join(dir, "broken.yaml") + ": line 1: unknown key \"rle\"; did you mean \"role\"?",

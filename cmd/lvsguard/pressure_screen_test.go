@@ -97,7 +97,7 @@ func somePressure() map[string]*guard.PressureReport {
 		notKnown(pressure.KindMemory, "memory", "open /proc/meminfo: permission denied"),
 		notKnown(pressure.KindIPVS, "IPVS connections", "IPVS answers only to CAP_NET_ADMIN, run as root or grant it: operation not permitted"),
 	)
-	blind.Unknown = map[string]string{"kernel_log": "open /dev/kmsg: operation not permitted: it needs CAP_SYSLOG; add it to the unit's CapabilityBoundingSet and AmbientCapabilities", "snmp": "/proc/thread-self/net/snmp: it is cut short"}
+	blind.Unknown = map[string]string{"kernel_log": "open /dev/kmsg: operation not permitted: it needs CAP_SYSLOG; add that to CapabilityBoundingSet in the guard's unit, as deploy/lvsguard.service has it", "snmp": "/proc/thread-self/net/snmp: it is cut short"}
 	blind.LostRecords = 12
 
 	return map[string]*guard.PressureReport{

@@ -43,6 +43,14 @@ func configuration(f *Facts, r *report) {
 		r.add(Warning, subject, "real servers are asked with a password or token over http", "whoever listens on the way can read it", "in lvsguard.yaml: servers: {metrics: [\"https://{address}:9100/metrics\"]}")
 		return
 	}
+	if f.MetricsOpen {
+		r.add(Warning, subject, "metrics are shown to whoever can reach their address", "it is not loopback, and they tell which services there are and how they fare", "in lvsguard.yaml: metrics: {bearer_token_file: …, tls_cert_file: …, tls_key_file: …}, or listen: \"127.0.0.1:9101\"")
+		return
+	}
+	if f.MetricsClear {
+		r.add(Warning, subject, "metrics are asked for with a password or token over http", "whoever listens on the way can read it", "in lvsguard.yaml: metrics: {tls_cert_file: …, tls_key_file: …}")
+		return
+	}
 	what := f.ConfigFile + " is good"
 	if f.ConfigFile == "" {
 		what = "there is none: the defaults"

@@ -76,11 +76,15 @@ type Facts struct {
 	// ConfigFile is the guard's configuration, empty if there is none. Where
 	// ConfigError says what is wrong with it, or ConfigUnknown why it could not be
 	// read, the defaults stand in. ClearSecrets: by it, real servers are asked over
-	// plain HTTP with a password or token.
+	// plain HTTP with a password or token. MetricsOpen: by it, metrics are served
+	// beyond this host to whoever asks; MetricsClear: with a password or token, over
+	// plain HTTP.
 	ConfigFile    string       `json:"config_file"`
 	ConfigError   string       `json:"config_error"`
 	ConfigUnknown string       `json:"config_unknown"`
 	ClearSecrets  bool         `json:"clear_secrets"`
+	MetricsOpen   bool         `json:"metrics_open"`
+	MetricsClear  bool         `json:"metrics_clear"`
 	Release       Fact[string] `json:"kernel_release"`
 
 	Self  Process `json:"self"`

@@ -77,6 +77,8 @@ func TestExamine(t *testing.T) {
 		{"bad configuration", director(func(f *Facts) { f.ConfigError = "/etc/lvsguard/lvsguard.yaml: line 7: no such key" })},
 		{"configuration is not open", director(func(f *Facts) { f.ConfigUnknown = no.Error() })},
 		{"token over http", director(func(f *Facts) { f.ClearSecrets = true })},
+		{"metrics for everybody", host(func(f *Facts) { f.MetricsOpen = true })},
+		{"metrics with a token over http", host(func(f *Facts) { f.MetricsClear = true })},
 
 		{"guard has died", director(func(f *Facts) { f.Guard.Answer.Value = Refuses })},
 		{"guard hangs", director(func(f *Facts) { f.Guard.Answer = Fact[Answer]{Unknown: "i/o timeout"} })},

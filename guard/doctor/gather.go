@@ -31,8 +31,8 @@ type Config struct {
 	Version string // of this program
 
 	// These come into the facts as they are.
-	ConfigFile, ConfigError, ConfigUnknown string
-	ClearSecrets                           bool
+	ConfigFile, ConfigError, ConfigUnknown  string
+	ClearSecrets, MetricsOpen, MetricsClear bool
 
 	Role    Role
 	Watches bool // addresses are counted besides those of IPVS
@@ -66,6 +66,7 @@ func Gather(ctx context.Context, cfg Config) Facts {
 	f := Facts{
 		Role: cfg.Role, Watches: cfg.Watches, Version: cfg.Version,
 		ConfigFile: cfg.ConfigFile, ConfigError: cfg.ConfigError, ConfigUnknown: cfg.ConfigUnknown, ClearSecrets: cfg.ClearSecrets,
+		MetricsOpen: cfg.MetricsOpen, MetricsClear: cfg.MetricsClear,
 		PageSize: uint64(os.Getpagesize()),
 	}
 	f.Release = known(g.word("proc/sys/kernel/osrelease"))

@@ -73,7 +73,7 @@ func OpenKernelLog(root string) (*KernelLog, error) {
 		}
 	}
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return nil, fmt.Errorf("open %s: %w: it needs CAP_SYSLOG; add it to the unit's CapabilityBoundingSet and AmbientCapabilities", path, err)
+		return nil, fmt.Errorf("open %s: %w: it needs CAP_SYSLOG; add that to CapabilityBoundingSet in the guard's unit, as deploy/lvsguard.service has it", path, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)

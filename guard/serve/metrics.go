@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -42,10 +43,10 @@ type MetricsConfig struct {
 }
 
 const (
-	// maxScrapers and maxScrapes bound what askers can have the guard hold open,
-	// and make at a time.
-	maxScrapers = 16
-	maxScrapes  = 4
+	// maxScrapers and maxScrapes bound what askers can have the guard hold, which
+	// is a page each, and make at a time.
+	maxScrapers = 8
+	maxScrapes  = 2
 	// scrapeTimeout is how long a slow reader may take for the page.
 	scrapeTimeout = 10 * time.Second
 	// relistenFirst and relistenMost space the attempts where the address cannot
@@ -84,14 +85,13 @@ func NewMetrics(cfg MetricsConfig) *Metrics {
 	process := prometheus.NewRegistry()
 	process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	page := promhttp.HandlerFor(gatherer(cfg.Guard, process), promhttp.HandlerOpts{
-		EnableOpenMetrics:   true,
-		MaxRequestsInFlight: maxScrapes,
-		ErrorLog:            slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn),
+		EnableOpenMetrics: true,
+		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelWarn),
 		// Of the process something may not be readable: the rest is.
 		ErrorHandling: promhttp.ContinueOnError,
 	})
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", page)
+	mux.Handle("GET /metrics", inTurn(page))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		fmt.Fprint(w, `<!DOCTYPE html><title>lvsguard</title><p>lvsguard: <a href="metrics">metrics</a>`+"\n")
@@ -109,6 +109,37 @@ func gatherer(g Measured, process prometheus.Gatherer) prometheus.Gatherer {
 		return all, err
 	})
 }
+
+// inTurn has only so many at a time make their page. It is made in memory, so that
+// a slow reader keeps nobody from making theirs.
+func inTurn(next http.Handler) http.Handler {
+	turns := make(chan struct{}, maxScrapes)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case turns <- struct{}{}:
+		case <-r.Context().Done():
+			return
+		}
+		answer := written{header: w.Header(), code: http.StatusOK}
+		func() {
+			defer func() { <-turns }()
+			next.ServeHTTP(&answer, r)
+		}()
+		w.WriteHeader(answer.code)
+		w.Write(answer.text.Bytes())
+	})
+}
+
+// written is an answer in memory.
+type written struct {
+	header http.Header
+	code   int
+	text   bytes.Buffer
+}
+
+func (a *written) Header() http.Header         { return a.header }
+func (a *written) WriteHeader(code int)        { a.code = code }
+func (a *written) Write(b []byte) (int, error) { return a.text.Write(b) }
 
 // Run serves until ctx is done. Where it cannot listen it goes on trying.
 func (m *Metrics) Run(ctx context.Context) error {
