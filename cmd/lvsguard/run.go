@@ -15,6 +15,7 @@ import (
 	"github.com/lvsguard/lvsguard/capture"
 	"github.com/lvsguard/lvsguard/capture/handshake"
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/guard/alert"
 	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/guard/serve"
 	"github.com/lvsguard/lvsguard/ipvs"
@@ -66,11 +67,13 @@ func (a *app) guard(ctx context.Context, file string) error {
 		return err
 	}
 	defer d.Close()
-	control, err := serve.Listen(serve.Config{Socket: a.socket, Group: d.Config().Control.Group, Log: log})
+	alerts := alert.NewAlerter(alert.AlerterConfig{Guard: d, Host: hostname(), StateDir: a.stateDir, Log: log})
+	control, err := serve.Listen(serve.Config{Socket: a.socket, Group: d.Config().Control.Group, Alerts: alerts, Log: log})
 	if err != nil {
 		return err
 	}
 	tasks := []func(context.Context) error{
+		alerts.Run,
 		func(ctx context.Context) error { return control.Run(ctx, d) },
 		func(ctx context.Context) error { return reloadOnHangup(ctx, d) },
 	}
@@ -88,6 +91,15 @@ func (a *app) guard(ctx context.Context, file string) error {
 	err = d.Run(ctx, tasks...)
 	tellSystemd(log, daemon.SdNotifyStopping)
 	return err
+}
+
+// hostname is what this host calls itself in messages.
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "unknown host"
+	}
+	return name
 }
 
 // thisHost is what is read of this host itself.

@@ -106,7 +106,7 @@ func (a *Alerter) look(now time.Time) {
 	if len(news) > 0 || len(a.engine.groups) > 0 && now.Sub(a.savedAt) >= saveEvery {
 		a.save(now)
 	}
-	a.report.Store(a.engine.report(now, s.Mode))
+	a.report.Store(a.engine.Report(now, s.Mode))
 }
 
 // save writes what is open. A disk that does not take it hinders nothing; the log

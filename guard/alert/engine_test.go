@@ -346,7 +346,7 @@ func TestTooMany(t *testing.T) {
 	if e.members > maxMembers {
 		t.Errorf("%d alerts are remembered", e.members)
 	}
-	if r := e.report(at(20), guard.Auto); r.LeftOut < 4000 {
+	if r := e.Report(at(20), guard.Auto); r.LeftOut < 4000 {
 		t.Errorf("%d are said to be left out", r.LeftOut)
 	}
 	for _, r := range e.rules {

@@ -41,7 +41,8 @@ type RuleReport struct {
 	UnknownSince *time.Time `json:"unknown_since"`
 }
 
-func (e *Engine) report(now time.Time, mode guard.Mode) *Report {
+// Report tells how alerts stand, but for the receivers.
+func (e *Engine) Report(now time.Time, mode guard.Mode) *Report {
 	out := &Report{Time: wall(now), Groups: e.Firing(now, mode), Rules: make([]RuleReport, 0, len(e.rules)), LeftOut: e.lost}
 	for _, r := range e.rules {
 		is := RuleReport{

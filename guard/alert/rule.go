@@ -282,7 +282,7 @@ func (r *rule) when() string {
 	if f.State {
 		unit = ""
 	}
-	if r.Above != nil {
+	if r.Above != nil && !(f.State && *r.Above == 0 && r.Below == nil) {
 		parts = append(parts, "above "+amount(*r.Above, unit))
 	}
 	if r.Below != nil {
@@ -291,7 +291,9 @@ func (r *rule) when() string {
 	if r.Share > 0 {
 		parts = append(parts, "at least "+amount(r.Share, "%")+" "+f.ShareOf)
 	}
-	b.WriteString(" " + strings.Join(parts, " and "))
+	if len(parts) > 0 {
+		b.WriteString(" " + strings.Join(parts, " and "))
+	}
 	if r.For > 0 {
 		b.WriteString(", for " + shortSpan(r.For))
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/guard/alert"
 )
 
 // ErrNoGuard is returned where nobody answers on the control socket.
@@ -60,6 +61,21 @@ func (c *Client) Pressure(ctx context.Context) (*guard.PressureReport, error) {
 func (c *Client) Sockets(ctx context.Context) (*guard.SocketsReport, error) {
 	r := new(guard.SocketsReport)
 	return r, c.ask(ctx, http.MethodGet, "/v1/sockets", nil, r)
+}
+
+// Alerts returns how alerts stand.
+func (c *Client) Alerts(ctx context.Context) (*alert.Report, error) {
+	r := new(alert.Report)
+	return r, c.ask(ctx, http.MethodGet, "/v1/alerts", nil, r)
+}
+
+// TestAlert has the guard try a receiver, and waits for that.
+func (c *Client) TestAlert(ctx context.Context, receiver string) error {
+	text, err := json.Marshal(alertTest{receiver})
+	if err != nil {
+		return err
+	}
+	return c.ask(ctx, http.MethodPost, "/v1/alerts/test", bytes.NewReader(text), new(alertTest))
 }
 
 // Do has the guard carry out a command.

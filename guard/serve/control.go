@@ -1,8 +1,8 @@
 // Package serve is what people and programs read from a running guard.
 //
-// The control socket speaks HTTP over a Unix socket: GET /v1/status, /v1/pressure
-// and /v1/sockets, and POST /v1/command for root. Who asks is told by the kernel (SO_PEERCRED), not by
-// what is sent.
+// The control socket speaks HTTP over a Unix socket: GET /v1/status, /v1/pressure,
+// /v1/sockets and /v1/alerts, and POST /v1/command and /v1/alerts/test for root. Who
+// asks is told by the kernel (SO_PEERCRED), not by what is sent.
 package serve
 
 import (
@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/guard/alert"
 )
 
 // Guard is what is served.
@@ -34,12 +35,21 @@ type Guard interface {
 	Do(ctx context.Context, c guard.Command, who string) (guard.Result, error)
 }
 
+// Alerts are what a guard tells people.
+type Alerts interface {
+	Report() *alert.Report
+	// Test has one receiver told that who tries it, and waits for that.
+	Test(ctx context.Context, receiver, who string) error
+}
+
 // Config tells where and to whom a guard answers.
 type Config struct {
 	Socket string
 	// Group may read; empty leaves it to root.
 	Group string
-	Log   *slog.Logger
+	// Alerts are for the control socket; nil: it says nothing of them.
+	Alerts Alerts
+	Log    *slog.Logger
 }
 
 const (
@@ -55,6 +65,7 @@ const (
 // A Control is the control socket of a guard.
 type Control struct {
 	log      *slog.Logger
+	alerts   Alerts
 	idle     time.Duration // how long a connection may say nothing
 	listener net.Listener
 }
@@ -66,7 +77,7 @@ func Listen(cfg Config) (*Control, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Control{log: cfg.Log, idle: idleTimeout, listener: netutil.LimitListener(peerListener{l}, maxConns)}, nil
+	return &Control{log: cfg.Log, alerts: cfg.Alerts, idle: idleTimeout, listener: netutil.LimitListener(peerListener{l}, maxConns)}, nil
 }
 
 // listenUnix makes the socket of cfg, which errors call what.
@@ -138,6 +149,10 @@ func (c *Control) Run(ctx context.Context, g Guard) error {
 	mux.HandleFunc("GET /v1/pressure", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, g.Pressure()) })
 	mux.HandleFunc("GET /v1/sockets", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, g.Sockets()) })
 	mux.HandleFunc("POST /v1/command", func(w http.ResponseWriter, r *http.Request) { command(w, r, g) })
+	if c.alerts != nil {
+		mux.HandleFunc("GET /v1/alerts", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, c.alerts.Report()) })
+		mux.HandleFunc("POST /v1/alerts/test", func(w http.ResponseWriter, r *http.Request) { testAlert(w, r, c.alerts) })
+	}
 	srv := &http.Server{
 		Handler:           mux,
 		ReadTimeout:       c.idle,
@@ -159,15 +174,24 @@ func (c *Control) Run(ctx context.Context, g Guard) error {
 // Close ends a Control that never ran.
 func (c *Control) Close() error { return c.listener.Close() }
 
-func command(w http.ResponseWriter, r *http.Request, g Guard) {
-	who, ok := r.Context().Value(peerKey{}).(peer)
-	if !ok || who.Uid != 0 {
+// ofRoot reads what root wants. Anybody else is refused.
+func ofRoot(w http.ResponseWriter, r *http.Request) (text []byte, who string, ok bool) {
+	is, ok := r.Context().Value(peerKey{}).(peer)
+	if !ok || is.Uid != 0 {
 		fail(w, http.StatusForbidden, errors.New("only root may change what the guard does"))
-		return
+		return nil, "", false
 	}
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 64<<10))
 	if err != nil {
 		fail(w, http.StatusBadRequest, fmt.Errorf("read command: %w", err))
+		return nil, "", false
+	}
+	return text, is.String(), true
+}
+
+func command(w http.ResponseWriter, r *http.Request, g Guard) {
+	text, who, ok := ofRoot(w, r)
+	if !ok {
 		return
 	}
 	cmd, err := guard.ParseCommand(text)
@@ -177,12 +201,36 @@ func command(w http.ResponseWriter, r *http.Request, g Guard) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), commandTimeout)
 	defer cancel()
-	result, err := g.Do(ctx, cmd, who.String())
+	result, err := g.Do(ctx, cmd, who)
 	if err != nil {
 		fail(w, http.StatusConflict, err)
 		return
 	}
 	reply(w, http.StatusOK, result)
+}
+
+// alertTest is the body of POST /v1/alerts/test.
+type alertTest struct {
+	Receiver string `json:"receiver"`
+}
+
+func testAlert(w http.ResponseWriter, r *http.Request, a Alerts) {
+	text, who, ok := ofRoot(w, r)
+	if !ok {
+		return
+	}
+	var asked alertTest
+	if err := json.Unmarshal(text, &asked); err != nil {
+		fail(w, http.StatusBadRequest, fmt.Errorf("read the receiver's name: %w", err))
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), commandTimeout)
+	defer cancel()
+	if err := a.Test(ctx, asked.Receiver, who); err != nil {
+		fail(w, http.StatusConflict, err)
+		return
+	}
+	reply(w, http.StatusOK, asked)
 }
 
 func reply(w http.ResponseWriter, code int, v any) {

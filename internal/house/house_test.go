@@ -17,7 +17,7 @@ var leaves = []string{"capture", "ipvs", "keepalived", "nft"}
 // A package that is not named here may stand on nothing of ours.
 var may = map[string][]string{
 	"guard":        append([]string{"guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
-	"guard/serve":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
+	"guard/serve":  append([]string{"guard", "guard/alert", "guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
 	"guard/alert":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
 	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/incident", "guard/incident/report", "guard/doctor", "guard/pressure", "capture/handshake", "internal/secret"}, leaves...),
 
