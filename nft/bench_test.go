@@ -10,10 +10,11 @@ import (
 )
 
 // BenchmarkPacket measures what a packet costs on its way over a veth pair
-// into a host with an empty prerouting chain, and with ours. Both are measured
-// in one run, in turns, in short slices of which the fastest tenth counts, as
-// everything else that the machine does only adds. The host serves the port
-// and answers each SYN with a SYN cookie, so that all SYNs cost the same.
+// into a host with an empty prerouting chain, and with ours: not armed, armed,
+// and armed with a sample taken. All are measured in one run, in turns, in short
+// slices of which the fastest tenth counts, as everything else that the machine
+// does only adds. The host serves the port and answers each SYN with a SYN
+// cookie, so that all SYNs cost the same.
 //
 //	go test -run '^$' -bench Packet -benchtime 1x ./nft
 func BenchmarkPacket(b *testing.B) {
@@ -62,6 +63,7 @@ func BenchmarkPacket(b *testing.B) {
 				b.Fatal(err)
 			}
 		},
+		"sampled": func() { sample(b, table, Sampling{}) },
 		"armed": func() {
 			leases := map[netip.AddrPort]time.Duration{}
 			for _, w := range watched {
@@ -92,7 +94,7 @@ func BenchmarkPacket(b *testing.B) {
 	}
 	took := map[string][]float64{}
 	for range rounds * b.N {
-		for _, setting := range []string{"empty", "rules", "armed"} {
+		for _, setting := range []string{"empty", "rules", "armed", "sampled"} {
 			settings[setting]()
 			for _, kind := range kinds {
 				for range repeats {
@@ -106,17 +108,15 @@ func BenchmarkPacket(b *testing.B) {
 		}
 	}
 	b.ReportMetric(0, "ns/op")
-	report := func(setting, kind string) {
-		got, base := fastest(took[setting+kind]), fastest(took["empty"+kind])
-		b.Logf("%-5s %-8s %5.0f ns a packet, %5.0f with an empty chain: %.3f (of medians: %.3f)", setting, kind, got, base, got/base,
-			median(took[setting+kind])/median(took["empty"+kind]))
-		b.ReportMetric(got/base, setting+"-"+kind+"-ratio")
-	}
 	for _, kind := range kinds {
-		report("rules", kind)
-	}
-	for _, kind := range []string{"suspect4", "suspect6"} {
-		report("armed", kind)
+		base := fastest(took["empty"+kind])
+		line := fmt.Sprintf("%-8s %5.0f ns a packet with an empty chain", kind, base)
+		for _, setting := range []string{"rules", "armed", "sampled"} {
+			got := fastest(took[setting+kind])
+			line += fmt.Sprintf("; %s %5.0f: %.3f (of medians: %.3f)", setting, got, got/base, median(took[setting+kind])/median(took["empty"+kind]))
+			b.ReportMetric(got/base, setting+"-"+kind+"-ratio")
+		}
+		b.Log(line)
 	}
 }
 

@@ -51,36 +51,34 @@ func isSample(chain string) bool {
 	return chain == chainSample || strings.HasPrefix(chain, chainSample+"_")
 }
 
-// sample makes the chains. Services are looked for by what is not one of them:
-// such a lookup counts for no element.
+// sample makes the chains. Signatures come first, so that an honest SYN leaves
+// soon. Services are looked for by what is not one of them: such a lookup counts
+// for no element.
 func (l *layout) sample(s Sampling, w way) []chain {
-	syn := chain{name: chainSampleSYN, rules: []rule{ruleOf("", fromLoopback(), accept())}}
-	add := func(terms ...[]expr.Any) { syn.rules = append(syn.rules, ruleOf("", terms...)) }
-	for _, f := range families {
-		add(f.is(), f.fragmented(), accept())
-	}
-	for _, f := range families {
-		if len(l.allowed[f]) > 0 {
-			add(f.is(), f.loadSource(), in(setSpec{role: roleAllowed, family: f}.name()), accept())
-		}
-	}
-	for _, f := range families {
-		add(f.key(false), notIn(setSpec{role: roleService, family: f}.name()),
-			f.loadKey(true), notIn(setSpec{role: roleService, family: f, every: true}.name()), accept())
-	}
+	syn := chain{name: chainSampleSYN}
 	for _, f := range families {
 		for _, signature := range l.signatures {
 			for _, m := range signature.match(f) {
-				add(f.is(), signature.protocol(f), m, goTo(chainSampleQueue))
+				syn.rules = append(syn.rules, ruleOf("", f.is(), signature.protocol(f), m, goTo(chainSampleQueue)))
 			}
 		}
 	}
+	queue := chain{name: chainSampleQueue, rules: []rule{ruleOf("", fromLoopback(), accept())}}
+	add := func(terms ...[]expr.Any) { queue.rules = append(queue.rules, ruleOf("", terms...)) }
+	for _, f := range families {
+		add(f.is(), f.fragmented(), accept())
+		if len(l.allowed[f]) > 0 {
+			add(f.is(), f.loadSource(), in(setSpec{role: roleAllowed, family: f}.name()), accept())
+		}
+		add(f.key(false), notIn(setSpec{role: roleService, family: f}.name()),
+			f.loadKey(true), notIn(setSpec{role: roleService, family: f, every: true}.name()), accept())
+	}
+	add(limit(s.Rate), w.queue(s.Queue))
 	return []chain{
 		{name: chainSample, priority: prioritySample, rules: []rule{
 			ruleOf("nearly everything leaves here", isTCP(), equal(fieldFlags, flagSYN), goTo(chainSampleSYN)),
 		}},
-		syn,
-		{name: chainSampleQueue, rules: []rule{ruleOf("", limit(s.Rate), w.queue(s.Queue))}},
+		syn, queue,
 	}
 }
 
