@@ -34,6 +34,7 @@ type view struct {
 	cfg         *Config
 	pressure    *PressureReport
 	sockets     *SocketsReport
+	sampling    *SamplingStatus
 	tableLosses uint64
 	tickTook    time.Duration
 	served      []ipvs.Service
@@ -53,6 +54,7 @@ func (d *Daemon) Status() *Status {
 		TickMillis: float64(v.tickTook.Microseconds()) / 1000,
 	}
 	s.Pressure, s.Sockets, s.Servers = newPressureStatus(v.pressure), v.sample.Sockets, v.sample.Servers
+	s.Sampling = v.sampling
 	if d.opts.ConfigFile != "" {
 		s.ConfigFile = &d.opts.ConfigFile
 	}
@@ -108,7 +110,7 @@ func (d *Daemon) publish(now time.Time) {
 		at: now, mode: d.policy.Mode(), modeFrom: d.modeFrom, pausedUntil: d.policy.PausedUntil(now),
 		configErr: d.configErr, sample: d.sample, verdicts: d.verdicts, leases: d.policy.Leases(), declined: d.policy.Declined(), tickTook: d.tickTook, tableLosses: d.tableLosses,
 		completions: d.watch.recent.completions(d.sample.Services),
-		cfg:         d.cfg, pressure: &report, sockets: d.socketsReport(),
+		cfg:         d.cfg, pressure: &report, sockets: d.socketsReport(), sampling: d.sampling.status(),
 		served: d.served, counted: d.counted, tally: d.tally,
 	})
 }

@@ -79,6 +79,7 @@ type Daemon struct {
 	pressure    hostPressure
 	servers     serversWatch
 	health      health
+	sampling    sampling
 	tableLosses uint64
 	tasks       *errgroup.Group // of Run
 	started     time.Time
@@ -105,6 +106,7 @@ func New(opts Options) *Daemon {
 	return &Daemon{
 		opts:     opts,
 		pressure: hostPressure{host: opts.Kernel.Host},
+		sampling: sampling{open: opts.Kernel.OpenQueue, number: sampleQueue},
 		tasks:    new(errgroup.Group),
 		pending:  make(map[netip.AddrPort]time.Time),
 		requests: make(chan request),
@@ -201,7 +203,7 @@ func (d *Daemon) Close() error {
 		errs = append(errs, d.hook.Close())
 	}
 	if d.table != nil {
-		errs = append(errs, d.table.Close())
+		errs = append(errs, d.sampling.close(d.table), d.table.Close())
 	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())

@@ -148,6 +148,7 @@ func (d *Daemon) tick(ctx context.Context, now time.Time) {
 	d.noteHealthLeftOut(now)
 	d.noteVerdicts(now)
 	d.apply(now, d.policy.Decide(now, d.verdicts))
+	d.keepSampling(now)
 	d.served = served
 	d.tickTook = time.Since(now)
 	d.tally.Ticks++

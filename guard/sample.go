@@ -44,7 +44,8 @@ const (
 	SourceSockets   Source = "sockets"
 	SourceKernelLog Source = "kernel_log"
 	SourceServers   Source = "servers"
-	SourceMetrics   Source = "metrics" // not read from: what others read
+	SourceSampling  Source = "sampling" // of the packets that the signatures match
+	SourceMetrics   Source = "metrics"  // not read from: what others read
 )
 
 // Sources are all that can be unknown, in the order in which they are told.

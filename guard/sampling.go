@@ -2,7 +2,7 @@ package guard
 
 import (
 	"errors"
-	"fmt"
+	"slices"
 	"time"
 
 	"github.com/lvsguard/lvsguard/capture"
@@ -35,12 +35,19 @@ type SamplingStatus struct {
 	Lost     *uint64 `json:"lost"`
 }
 
-// sampleAgain is after how long another way is tried again.
-const sampleAgain = time.Minute
+const (
+	// sampleQueue is the number of the NFQUEUE.
+	sampleQueue = 5
+	// sampleAgain is after how long a better way is tried again.
+	sampleAgain = time.Minute
+	// sampleLinger is how long samples are taken after the last flood, so that one
+	// that comes and goes does not change the table each second.
+	sampleLinger = 10 * time.Second
+)
 
 // sampling takes samples of what the signatures match by a queue, as long as
-// there is an incident. It belongs to the control loop, and waits for the kernel
-// only.
+// there is a flood: in the kernel, looking for them costs every packet a rule.
+// It belongs to the control loop, and waits for the kernel only.
 type sampling struct {
 	open   func(capture.QueueConfig) (Queue, error) // nil: no queue is to be used
 	number uint16
@@ -50,20 +57,23 @@ type sampling struct {
 	rest   []capture.Packet
 	way    SampleWay
 	reason string
+	wanted time.Time // the last time
 	again  time.Time
 }
 
 // keep makes it so that samples are taken, or not, and looks after what takes
 // them. The first call tries what there is, so that the way is known before it
-// is needed. It returns in words what has become of that way, if it has changed.
-func (s *sampling) keep(now time.Time, table Sampling, wanted bool) (news string) {
+// is needed. It returns whether the way has changed.
+func (s *sampling) keep(now time.Time, table Sampling, wanted bool) (changed bool) {
+	if wanted {
+		s.wanted = now
+	}
+	wanted = wanted || s.queue != nil && now.Sub(s.wanted) < sampleLinger
 	switch {
-	case s.open == nil || table == nil:
-		return ""
-	case wanted && s.queue == nil && now.Before(s.again):
-		return ""
-	case !wanted && s.queue == nil && s.way != "":
-		return ""
+	case s.open == nil || table == nil,
+		wanted && s.queue == nil && now.Before(s.again),
+		!wanted && s.queue == nil && s.way != "":
+		return false
 	}
 	was := s.way
 	var err error
@@ -75,18 +85,11 @@ func (s *sampling) keep(now time.Time, table Sampling, wanted bool) (news string
 	}
 	switch {
 	case errors.Is(err, nft.ErrAbsent): // it is made at the next tick
-		return ""
+		return false
 	case err != nil:
 		s.way, s.reason, s.again = SampleByCapture, err.Error(), now.Add(sampleAgain)
 	}
-	if s.way == was {
-		return ""
-	}
-	news = fmt.Sprintf("what the signatures match is sampled by %s", s.way)
-	if s.reason != "" {
-		news += ": " + s.reason
-	}
-	return news
+	return s.way != was
 }
 
 // begin opens the queue before anything is sent there.
@@ -104,7 +107,7 @@ func (s *sampling) begin(table Sampling) error {
 	}
 	s.way, s.reason = SampleWay(way), ""
 	if way == nft.ByCompat {
-		s.reason = "this kernel has no nft_queue: modprobe nft_queue, if there is such a module"
+		s.reason = "this kernel has no nft_queue (modprobe nft_queue, CONFIG_NFT_QUEUE)"
 	}
 	return nil
 }
@@ -112,13 +115,21 @@ func (s *sampling) begin(table Sampling) error {
 // end closes the queue while the table still sends there, so that what waits in
 // it passes: what is taken away together with its chain is lost.
 func (s *sampling) end(table Sampling) error {
-	var errs []error
+	var err error
 	if s.queue != nil {
-		errs = append(errs, s.queue.Close())
+		err = s.queue.Close()
 		s.rest = append(s.rest, s.queue.Take()...)
 		s.queue = nil
 	}
-	return errors.Join(append(errs, table.Unsample())...)
+	return errors.Join(err, table.Unsample())
+}
+
+// close ends what goes on.
+func (s *sampling) close(table Sampling) error {
+	if s.queue == nil {
+		return nil
+	}
+	return s.end(table)
 }
 
 // take returns the samples since the last call.
@@ -143,4 +154,17 @@ func (s *sampling) status() *SamplingStatus {
 		}
 	}
 	return status
+}
+
+// keepSampling takes samples while a service's flood bears a signature, or may
+// soon be taken for one.
+func (d *Daemon) keepSampling(now time.Time) {
+	wanted := slices.ContainsFunc(d.verdicts, func(v Verdict) bool { return v.State == Flood || v.State == Rising })
+	before := d.sampling.way
+	if !d.sampling.keep(now, d.table, wanted && !d.removed) || before == "" && d.sampling.way != SampleByCapture {
+		return
+	}
+	way, reason := d.sampling.way, d.sampling.reason
+	d.opts.Log.Warn("packets are sampled in another way", "from", before, "to", way, "reason", reason)
+	d.note(now, Entry{Event: EventSource, Source: SourceSampling, From: string(before), To: string(way), Reason: reason})
 }

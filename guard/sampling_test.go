@@ -73,10 +73,10 @@ func TestSampling(t *testing.T) {
 	f := &fakeQueues{}
 	table := tableOf{f, &fakeTable{}}
 	s := &sampling{open: f.open, number: 5, rate: 100}
-	step := func(wanted bool, news string, want ...string) {
+	step := func(wanted, changed bool, want ...string) {
 		t.Helper()
-		if got := s.keep(now, table, wanted); got != news {
-			t.Errorf("news: %q, want %q", got, news)
+		if got := s.keep(now, table, wanted); got != changed {
+			t.Errorf("changed: %t, to %s: %s", got, s.way, s.reason)
 		}
 		if diff := cmp.Diff(want, f.log); diff != "" {
 			t.Errorf("done (-want +got):\n%s", diff)
@@ -88,47 +88,54 @@ func TestSampling(t *testing.T) {
 	const begins, ends = "sample 100/s to 5: nft_queue<nil>", "unsample"
 
 	// Before there is a table nothing is known, and it is tried again.
-	step(false, "", "open 5", absent, "close", ends)
+	step(false, false, "open 5", absent, "close", ends)
 	table.services = map[netip.AddrPort]nft.ServiceCounters{}
-	step(false, "what the signatures match is sampled by nft_queue", "open 5", begins, "close", ends)
-	step(false, "")
+	step(false, true, "open 5", begins, "close", ends)
+	step(false, false)
 
-	// In an incident; and the last packets come after its end.
-	step(true, "", "open 5", begins)
+	// In a flood, and a little longer; and the last packets come after its end.
+	step(true, false, "open 5", begins)
 	f.opened.packets = []capture.Packet{{Length: 1}}
 	if got := s.take(); len(got) != 1 {
 		t.Errorf("took %d", len(got))
 	}
-	step(true, "", begins)
+	step(true, false, begins)
 	if st := s.status(); !st.Now || st.Way != SampleByQueue || *st.Received != 7 || *st.Lost != 1 {
 		t.Errorf("status %+v", st)
 	}
 	f.opened.packets = []capture.Packet{{Length: 2}}
-	step(false, "", "close", ends)
+	for range sampleLinger/time.Second - 1 {
+		step(false, false, begins)
+	}
+	step(false, false, "close", ends)
 	if got := s.take(); len(got) != 1 || len(s.take()) != 0 {
 		t.Errorf("took %d", len(got))
 	}
 	if st := s.status(); st.Now || st.Received != nil {
 		t.Errorf("status %+v", st)
 	}
+	step(false, false)
 
-	// Somebody has the queue: it is said once, and tried again after a minute.
+	// Somebody has the queue: it is tried again after a minute.
 	f.fail = errors.New("process 7 has it")
-	step(true, "what the signatures match is sampled by af_packet: process 7 has it", ends)
+	step(true, true, ends)
+	if st := s.status(); st.Now || st.Way != SampleByCapture || st.Reason != "process 7 has it" {
+		t.Errorf("status %+v", st)
+	}
 	f.fail = nil
-	step(true, "")
-	now = now.Add(time.Minute)
-	step(true, "what the signatures match is sampled by nft_queue", "open 5", begins)
+	step(true, false)
+	now = now.Add(sampleAgain)
+	step(true, true, "open 5", begins)
 
 	// The table can no more: what was opened for it is closed.
 	table.lacks = errors.New("no nft_queue")
-	step(true, "what the signatures match is sampled by af_packet: no nft_queue", "sample 100/s to 5: no nft_queue", "close", ends)
+	step(true, true, "sample 100/s to 5: no nft_queue", "close", ends)
 	if st := s.status(); st.Now || st.Way != SampleByCapture || st.Reason != "no nft_queue" {
 		t.Errorf("status %+v", st)
 	}
 
 	none := &sampling{}
-	if none.keep(now, table, true) != "" || none.status() != nil || none.take() != nil {
+	if none.keep(now, table, true) || none.status() != nil || none.take() != nil {
 		t.Error("without queues there is something")
 	}
 }

@@ -34,6 +34,8 @@ type Status struct {
 	Pressure *PressureStatus `json:"pressure"`
 	Sockets  *SocketsSummary `json:"sockets"`
 	Servers  []RealServer    `json:"servers"`
+	// Sampling is null where no queue is to be used.
+	Sampling *SamplingStatus `json:"sampling"`
 	Journal  JournalHealth   `json:"journal"`
 	// TableLosses counts since the guard's start how often somebody else took the
 	// table away or changed it, and it was made again.
