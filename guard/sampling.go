@@ -23,7 +23,7 @@ const (
 // SamplingStatus is how samples are taken, and what became of them since they
 // last began.
 type SamplingStatus struct {
-	Way SampleWay `json:"way"`
+	Way *SampleWay `json:"way"` // nil: not tried yet
 	// Reason says why it is not a better way, and what mends that; empty if it is
 	// the best.
 	Reason string `json:"reason"`
@@ -147,7 +147,10 @@ func (s *sampling) status() *SamplingStatus {
 	if s.open == nil {
 		return nil
 	}
-	status := &SamplingStatus{Way: s.way, Reason: s.reason, Now: s.queue != nil}
+	status := &SamplingStatus{Reason: s.reason, Now: s.queue != nil}
+	if way := s.way; way != "" {
+		status.Way = &way
+	}
 	if s.queue != nil {
 		if stats, err := s.queue.Stats(); err == nil {
 			status.Received, status.Lost = &stats.Received, &stats.Lost

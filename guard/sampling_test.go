@@ -88,6 +88,9 @@ func TestSampling(t *testing.T) {
 	const begins, ends = "sample 100/s to 5: nft_queue<nil>", "unsample"
 
 	// Before there is a table nothing is known, and it is tried again.
+	if st := s.status(); st.Way != nil {
+		t.Errorf("status %+v", st)
+	}
 	step(false, false, "open 5", absent, "close", ends)
 	table.services = map[netip.AddrPort]nft.ServiceCounters{}
 	step(false, true, "open 5", begins, "close", ends)
@@ -100,7 +103,7 @@ func TestSampling(t *testing.T) {
 		t.Errorf("took %d", len(got))
 	}
 	step(true, false, begins)
-	if st := s.status(); !st.Now || st.Way != SampleByQueue || *st.Received != 7 || *st.Lost != 1 {
+	if st := s.status(); !st.Now || *st.Way != SampleByQueue || *st.Received != 7 || *st.Lost != 1 {
 		t.Errorf("status %+v", st)
 	}
 	f.opened.packets = []capture.Packet{{Length: 2}}
@@ -119,7 +122,7 @@ func TestSampling(t *testing.T) {
 	// Somebody has the queue: it is tried again after a minute.
 	f.fail = errors.New("process 7 has it")
 	step(true, true, ends)
-	if st := s.status(); st.Now || st.Way != SampleByCapture || st.Reason != "process 7 has it" {
+	if st := s.status(); st.Now || *st.Way != SampleByCapture || st.Reason != "process 7 has it" {
 		t.Errorf("status %+v", st)
 	}
 	f.fail = nil
@@ -130,7 +133,7 @@ func TestSampling(t *testing.T) {
 	// The table can no more: what was opened for it is closed.
 	table.lacks = errors.New("no nft_queue")
 	step(true, true, "sample 100/s to 5: no nft_queue", "close", ends)
-	if st := s.status(); st.Now || st.Way != SampleByCapture || st.Reason != "no nft_queue" {
+	if st := s.status(); st.Now || *st.Way != SampleByCapture || st.Reason != "no nft_queue" {
 		t.Errorf("status %+v", st)
 	}
 

@@ -107,6 +107,8 @@ func TestStatusScreen(t *testing.T) {
 		guard.SourceCensus: "open /proc/net/ip_vs_conn: no such file or directory",
 	}
 
+	blind.Sampling = &guard.SamplingStatus{Way: ptr(guard.SampleByCapture), Reason: "open packet queue 5: process 7 (\"suricata\") has it: choose another number (evidence.queue): operation not permitted"}
+
 	refused := statusOf(calm)
 	refused.Mode, refused.ModeFrom, refused.PausedUntil = guard.Auto, guard.ModeFromConfig, ptr(noon.Add(9*time.Minute))
 	refused.Roles = quiet.Roles
@@ -299,7 +301,9 @@ func TestJSONKeys(t *testing.T) {
 	s.Roles = []guard.RoleStatus{{Instance: "VI_1"}}
 	s.Services[0].Unknown = map[string]string{"forwarding": "why"}
 	s.Project, s.Services[0].Project = "infra", "shop"
+	s.Sampling = &guard.SamplingStatus{}
 	wantKeys(t, "status", s, `
+		sampling sampling.way sampling.reason sampling.now sampling.received sampling.lost
 		version time started_at mode mode_from automatic_paused_until config_file config_error tick_milliseconds unknown
 		project table_losses roles roles.instance roles.role roles.since roles.changes
 		services services.service services.project services.protocol services.forwarding services.instance services.verdict services.reason services.since

@@ -242,6 +242,9 @@ func writeNotes(w io.Writer, s *guard.Status, now time.Time) {
 	for _, src := range slices.Sorted(maps.Keys(s.Unknown)) {
 		notes.WriteString(wrap(fmt.Sprintf("unknown, %s: %s", src, s.Unknown[src]), "  "))
 	}
+	if p := s.Sampling; p != nil && p.Way != nil && *p.Way == guard.SampleByCapture {
+		notes.WriteString(wrap("samples of a flood's packets come from the capture alone: "+p.Reason, "  "))
+	}
 	if c := s.Capture; c != nil {
 		if c.Lossy() {
 			notes.WriteString(wrap(fmt.Sprintf("capture: %s packets dropped of %s: figures of handshakes are a lower bound", short(float64(c.Dropped)), short(float64(c.Handed+c.Dropped))), "  "))
