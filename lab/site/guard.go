@@ -108,6 +108,13 @@ type Status struct {
 		Filter  string `json:"kernel_filter"`
 		Reason  string `json:"kernel_filter_reason"`
 	} `json:"capture"`
+	Sampling *struct {
+		Way      *string `json:"way"`
+		Reason   string  `json:"reason"`
+		Now      bool    `json:"now"`
+		Received *uint64 `json:"received"`
+		Lost     *uint64 `json:"lost"`
+	} `json:"sampling"`
 	Unknown map[string]string `json:"unknown"`           // by source, why it is not known
 	Tick    float64           `json:"tick_milliseconds"` // what the last sample took; 0 before the first
 }
