@@ -399,9 +399,10 @@ func TestFilterArmed(t *testing.T) {
 			t.Errorf("%s: handed %d bytes; want it handed: %v", what, n, handed)
 		}
 	}
+	share := 0.0
 	arm := func(services []netip.AddrPort) {
 		t.Helper()
-		if err := m.arm(services, 0); err != nil {
+		if err := m.arm(services, share); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -436,6 +437,29 @@ func TestFilterArmed(t *testing.T) {
 	arm(services)
 	run("armed anew", flood("[2001:db8::7]:1", "[2001:db8::1]:443"), false)
 	check(map[netip.AddrPort]uint64{services[0]: 3, services[1]: 2})
+
+	// What is sampled is handed up, is not counted, and is not remembered.
+	share = 1
+	arm(services)
+	run("all are sampled", flood("198.51.100.7:8", exact), true)
+	run("its ACK", frameOf(with(endpoints("198.51.100.7:8", exact), ACK, 2, 1)), false)
+	run("every port", flood("[2001:db8::7]:8", "[2001:db8::1]:443"), true)
+	check(map[netip.AddrPort]uint64{services[0]: 3, services[1]: 2})
+	share = 0.25
+	arm(services)
+	sampled := 0
+	for i := range 4000 {
+		if m.hand(flood(fmt.Sprintf("198.51.100.7:%d", i), exact)) > 0 {
+			sampled++
+		}
+	}
+	if sampled < 850 || sampled > 1150 { // 1000, and five times the deviation
+		t.Errorf("a quarter of 4000 is sampled: %d", sampled)
+	}
+	share = 0
+	arm(services)
+	run("none is sampled", flood("198.51.100.7:9", exact), false)
+	check(map[netip.AddrPort]uint64{services[0]: uint64(3 + 4000 - sampled + 1), services[1]: 2})
 }
 
 // SYNs with the signature push out each other and nothing else.

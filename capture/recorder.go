@@ -54,7 +54,8 @@ type recorder struct {
 
 // Strata. Of some there are several, by a hash.
 const (
-	shapes        = 16
+	shapeBits     = 4
+	shapes        = 1 << shapeBits
 	stratumSYN    = 0
 	stratumSYNACK = stratumSYN + shapes
 	stratumACK    = stratumSYNACK + shapes
@@ -132,7 +133,7 @@ func newRecorder(cfg RecorderConfig, workers int, begun int64) *recorder {
 		p.seed = r.parts[0].seed
 		if i == 0 {
 			for k := range p.seed {
-				p.seed[k] = rand.Uint64()
+				p.seed[k] = rand.Uint64() | 1 // odd, as a factor must be
 			}
 		}
 		p.dice = rand.Uint64()
@@ -210,7 +211,7 @@ func (p *recorderPart) sort(seg *Segment) (n int, hash uint64) {
 	default:
 		n, shape = stratumSYN, shape^to
 	}
-	return n + int(fold(shape^p.seed[2], p.seed[3])%shapes), hash
+	return n + int(shape*p.seed[3]>>(64-shapeBits)), hash
 }
 
 // repeated counts a packet of a connection, and tells whether there were as many
