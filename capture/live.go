@@ -543,16 +543,20 @@ func (l *Live) Screened() (map[netip.AddrPort]uint64, error) {
 }
 
 // Recent are the packets that were recorded from one time on and before
-// another, in the order in which they were captured. It copies what there is,
-// and holds no worker for longer than a part of a millisecond. There are none
-// where nothing is recorded.
+// another, in the order in which they were captured. Their times are by the wall
+// clock as it is now, also for those that came before somebody set it. It copies
+// what there is, and holds no worker for longer than a part of a millisecond.
+// There are none where nothing is recorded.
 func (l *Live) Recent(from, to time.Time) (iter.Seq[Packet], Recorded) {
 	packets, rec := iter.Seq[Packet](func(func(Packet) bool) {}), Recorded{From: to, To: to}
 	if l.recorder != nil {
 		l.mu.Lock()
 		names := maps.Clone(l.names)
 		l.mu.Unlock()
-		packets, rec = l.recorder.recent(from.UnixNano(), to.UnixNano(), names)
+		begin, _ := l.start.at(from)
+		end, _ := l.start.at(to)
+		_, ahead := l.start.at(time.Now())
+		packets, rec = l.recorder.recent(begin, end, ahead, names)
 	}
 	if stats, err := l.Stats(); err == nil {
 		rec.Received, rec.Dropped = stats.Packets, &stats.Dropped

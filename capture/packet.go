@@ -4,7 +4,7 @@ import "time"
 
 // A Packet is what was kept of one: its first bytes.
 type Packet struct {
-	// Time is as that of a Segment.
+	// Time is when it was captured, in nanoseconds since 1970.
 	Time int64
 	// Interface is the name of the one that it came or went by.
 	Interface string

@@ -176,9 +176,10 @@ func (b *blocks) Write(p []byte) (int, error) {
 // What is written at a time are whole blocks, so that a file to which no more is
 // written has no half ones.
 func TestPcapngIsWrittenInWholeBlocks(t *testing.T) {
+	samples := samplePackets()
 	packets := func(yield func(Packet) bool) {
 		for i := range 10_000 {
-			p := samplePackets()[i%2]
+			p := samples[i%2]
 			p.Time += int64(i)
 			if !yield(p) {
 				return

@@ -287,10 +287,11 @@ type takenSlice struct {
 	cells  []cell
 }
 
-// recent are the packets from one time on and before another, in order. names
-// gives interfaces their names. No worker waits for longer than it takes to copy
-// a slice.
-func (r *recorder) recent(from, to int64, names map[uint32]string) (iter.Seq[Packet], Recorded) {
+// recent are the packets from one time on and before another, in order. These
+// times are by the workers' clock, and what comes back by one that it is that far
+// ahead of. names gives interfaces their names. No worker waits for longer than it
+// takes to copy a slice.
+func (r *recorder) recent(from, to, ahead int64, names map[uint32]string) (iter.Seq[Packet], Recorded) {
 	const second = int64(time.Second)
 	from = max(from, r.begun)
 	var taken []takenSlice
@@ -338,13 +339,13 @@ func (r *recorder) recent(from, to int64, names map[uint32]string) (iter.Seq[Pac
 		}
 	}
 	slices.SortStableFunc(order, func(a, b place) int { return cmp.Compare(a.time, b.time) })
-	rec.From, rec.To, rec.Kept = time.Unix(0, from), time.Unix(0, to), uint64(len(order))
+	rec.From, rec.To, rec.Kept = time.Unix(0, from-ahead), time.Unix(0, to-ahead), uint64(len(order))
 	return func(yield func(Packet) bool) {
 		for _, at := range order {
 			t := &taken[at.slice]
 			c, s := &t.cells[at.cell], &t.strata[t.keys[at.cell].stratum]
 			if !yield(Packet{
-				Time: c.time, Interface: names[c.device], Link: LinkType(c.link), Length: c.wire,
+				Time: c.time - ahead, Interface: names[c.device], Link: LinkType(c.link), Length: c.wire,
 				Data: c.data[:c.size:c.size], Weight: float64(s.seen) / float64(s.held),
 			}) {
 				return

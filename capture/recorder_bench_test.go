@@ -143,7 +143,7 @@ func BenchmarkRecent(b *testing.B) {
 	}
 	var packets, longest int
 	for b.Loop() {
-		seq, _ := r.recent(beginning, r.now, nil)
+		seq, _ := r.recent(beginning, r.now, 0, nil)
 		packets = 0
 		for range seq {
 			packets++
