@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unsafe"
 )
 
 // SnapLength is how much is kept of a packet.
@@ -15,7 +16,8 @@ const SnapLength = 128
 
 // RecorderConfig says how much the recorder keeps.
 type RecorderConfig struct {
-	// Memory is in bytes, for all workers together; 0: nothing is recorded.
+	// Memory is in bytes, for all workers together, but no less than some 2 KiB
+	// for each of them and each second; 0: nothing is recorded.
 	Memory int
 	// Span is how far back packets are kept, in whole seconds; 0: 30 s.
 	Span time.Duration
@@ -28,7 +30,7 @@ const (
 	// to do so.
 	spare = 2
 	// leastCells is how many packets a slice holds at least.
-	leastCells = 16
+	leastCells = 4
 )
 
 // A recorder keeps the first bytes of what was captured last, in memory that
@@ -97,7 +99,7 @@ type slice struct {
 
 type stratum struct {
 	limit      uint64
-	seen, held uint64
+	seen, held uint32
 }
 
 type sliceKey struct{ stratum, rank uint32 }
@@ -121,7 +123,8 @@ func newRecorder(cfg RecorderConfig, workers int, begun int64) *recorder {
 	}
 	seconds := int((cfg.Span + time.Second - 1) / time.Second)
 	r := &recorder{parts: make([]recorderPart, workers), begun: begun}
-	cells := max(cfg.Memory/workers/(seconds+spare)/recordSize, leastCells)
+	each := cfg.Memory/workers/(seconds+spare) - int(unsafe.Sizeof(slice{}))
+	cells := max(each/recordSize, leastCells)
 	for i := range r.parts {
 		p := &r.parts[i]
 		p.slices = make([]slice, seconds+spare)
@@ -330,7 +333,7 @@ func (r *recorder) recent(from, to, ahead int64, names map[uint32]string) (iter.
 	var order []place
 	for i := range taken {
 		for _, s := range taken[i].strata {
-			rec.Seen += s.seen
+			rec.Seen += uint64(s.seen)
 		}
 		for j := range taken[i].cells {
 			if c := &taken[i].cells[j]; c.time >= from && c.time < to {

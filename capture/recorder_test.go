@@ -307,7 +307,7 @@ func TestRecorderMemory(t *testing.T) {
 				size += int(unsafe.Sizeof(s)) + len(s.keys)*int(unsafe.Sizeof(s.keys[0])) + len(s.cells)*int(unsafe.Sizeof(s.cells[0]))
 			}
 		}
-		if size < memory*9/10 || size > memory+workers*64<<10 {
+		if size < memory*9/10 || size > memory+workers*8<<10 {
 			t.Errorf("%d workers' takes %d bytes, want %d", workers, size, memory)
 		}
 	}
