@@ -29,15 +29,16 @@ func wave(i int, mean, swing float64) *float64 {
 
 // series is a point a second for two minutes, and one in ten seconds after
 // that, from a minute before the onset to a minute after the end.
-func series(length time.Duration, point func(i int, since time.Duration, p *incident.Point)) []incident.Point {
+func series(length time.Duration, point func(i int, since time.Duration, p *incident.Point) (known bool)) []incident.Point {
 	var all []incident.Point
 	for at, step := -time.Minute, time.Second; at < length+time.Minute; at += step {
 		if at >= 2*time.Minute {
 			step = 10 * time.Second
 		}
 		p := incident.Point{Time: night.Add(at), Seconds: step.Seconds()}
-		point(len(all), at, &p)
-		all = append(all, p)
+		if point(len(all), at, &p) {
+			all = append(all, p)
+		}
 	}
 	return all
 }
@@ -86,7 +87,7 @@ func droppedNight() *incident.Record {
 		{Time: *after(length), Kind: "verdict", Text: "flood → calm: under 200/s for 1m0s"},
 		{Time: *after(length), Kind: "lease", Text: "disarmed: the flood is over", By: "auto"},
 	}
-	r.Series = series(length, func(i int, since time.Duration, p *incident.Point) {
+	r.Series = series(length, func(i int, since time.Duration, p *incident.Point) bool {
 		p.SYN, p.Suspect, p.Dropped = wave(i, 118, 9), new(0.0), new(0.0)
 		p.HalfOpen, p.Connections = wave(i, 40, 8), wave(i, 5500, 120)
 		p.MemoryShare, p.Cookies, p.Completion = new(0.31), new(0.0), new(0.998)
@@ -117,6 +118,7 @@ func droppedNight() *incident.Record {
 			p.SYN, p.Suspect, p.Dropped = new(0.0), new(0.0), new(0.0)
 			p.HalfOpen, p.Completion = new(0.0), nil
 		}
+		return true
 	})
 	r.Look = &incident.Look{
 		Flood: 8192, Good: 1024,
@@ -179,7 +181,7 @@ func observedNight() *incident.Record {
 		},
 		Unknown: map[string]string{"collateral": "nothing was dropped"},
 	}
-	r.Series = series(length, func(i int, since time.Duration, p *incident.Point) {
+	r.Series = series(length, func(i int, since time.Duration, p *incident.Point) bool {
 		p.SYN, p.Suspect, p.Dropped = wave(i, 24, 4), new(0.0), new(0.0)
 		p.HalfOpen, p.Connections, p.MemoryShare, p.Cookies, p.Completion = new(10.0), wave(i, 900, 30), new(0.42), new(0.0), new(0.997)
 		if since >= -time.Second && since < length-2*time.Minute {
@@ -190,6 +192,7 @@ func observedNight() *incident.Record {
 			p.Completion = new(0.997 - 0.31*grown)
 		}
 		p.Connections = new(*p.Connections + *p.HalfOpen)
+		return true
 	})
 	r.Look = &incident.Look{
 		Flood: 3800, Good: 111,
@@ -224,14 +227,15 @@ func cutNight() *incident.Record {
 			"look": "no packets were sampled: CAP_NET_RAW is missing", "memory_share": "open /proc/meminfo: permission denied",
 		},
 	}
-	r.Series = series(90*time.Second, func(i int, since time.Duration, p *incident.Point) {
+	r.Series = series(90*time.Second, func(i int, since time.Duration, p *incident.Point) bool {
 		if since >= 40*time.Second && since < 95*time.Second {
-			return
+			return false
 		}
 		p.SYN, p.Suspect = wave(i, 60, 9), new(0.0)
 		if since >= 0 {
 			p.SYN, p.Suspect, p.Armed = wave(i, 2300, 90), wave(i, 2200, 90), since > 3*time.Second
 		}
+		return true
 	})
 	return r
 }

@@ -60,6 +60,12 @@ func Columns(r *incident.Record, n int, of Figure, lowest bool) []*float64 {
 	return spanOf(r).columns(r, n, of, lowest)
 }
 
+// Span is the time that r knows of, which Columns is about.
+func Span(r *incident.Record) (from, to time.Time) {
+	s := spanOf(r)
+	return s.from, s.to
+}
+
 func (s span) columns(r *incident.Record, n int, of Figure, lowest bool) []*float64 {
 	all := make([]*float64, n)
 	width := s.to.Sub(s.from) / time.Duration(n)

@@ -464,8 +464,7 @@ func (t teller) next() []Step {
 	}
 	for _, g := range t.Gaps {
 		add("No guard ran for "+Took(g.To.Sub(g.From))+". See why.",
-			fmt.Sprintf("journalctl -u lvsguard --since '%s' --until '%s'",
-				g.From.Add(-time.Minute).UTC().Format("2006-01-02 15:04:05 UTC"), g.To.Add(time.Minute).UTC().Format("2006-01-02 15:04:05 UTC")))
+			"journalctl -u lvsguard -S '"+g.From.Add(-time.Minute).UTC().Format("2006-01-02 15:04:05 UTC")+"'")
 		break
 	}
 	if t.Look != nil && t.Look.Sources.Spoofed == "" {
