@@ -28,7 +28,7 @@ func writeIncidents(w io.Writer, list []incidentJSON, ids []string) {
 	}
 	// What the ID takes, the service is without; a long ID has it in itself.
 	const both = 35
-	longest = min(longest, both-4)
+	longest = min(longest, both-len("SERVICE"))
 	columns := []column{
 		{"ID", longest, false}, {"BEGAN", 11, false}, {"FOR", 4, true}, {"PEAK/s", 6, true}, {"DROPPED", 7, true},
 		{"VERDICT", 7, false}, {"PIN", 3, false}, {"SERVICE", both - longest, false},
@@ -86,11 +86,11 @@ const (
 // needed.
 func writeIncident(w io.Writer, r *incident.Record, id string) {
 	s := report.Tell(r, time.Local)
-	head := "incident " + report.Clean(r.ID) + " on " + report.Clean(r.Host)
+	head := s.Title + ", told by " + report.Clean(r.Host)
 	if r.Pinned {
 		head += ", pinned"
 	}
-	fmt.Fprint(w, wrap(head, ""), wrap(s.Title, ""), wrap(s.When, ""), "\n", wrap(s.Headline, ""))
+	fmt.Fprint(w, wrap(head, ""), wrap(s.When, ""), "\n", wrap(s.Headline, ""))
 	if len(s.Told) > 0 { // what else is told is in the plots and below
 		fmt.Fprint(w, wrap(s.Told[0], "  "))
 	}
@@ -133,6 +133,7 @@ func exactShare(share *float64) string {
 // writePlots draws what is known over time, a line each.
 func writePlots(w io.Writer, r *incident.Record) {
 	drawn := false
+	var none []string
 	for _, p := range []struct {
 		name   string
 		of     report.Figure
@@ -143,7 +144,6 @@ func writePlots(w io.Writer, r *incident.Record) {
 		{"signature/s", func(p *incident.Point) *float64 { return p.Suspect }, false, false},
 		{"dropped/s", func(p *incident.Point) *float64 { return p.Dropped }, false, false},
 		{"completed", func(p *incident.Point) *float64 { return p.Completion }, true, true},
-		{"connections", func(p *incident.Point) *float64 { return p.Connections }, false, false},
 		{"half-open", func(p *incident.Point) *float64 { return p.HalfOpen }, false, false},
 		{"memory", func(p *incident.Point) *float64 { return p.MemoryShare }, true, false},
 		{"cookies/s", func(p *incident.Point) *float64 { return p.Cookies }, false, false},
@@ -153,12 +153,19 @@ func writePlots(w io.Writer, r *incident.Record) {
 		if lowest == nil {
 			continue
 		}
+		if *highest == 0 {
+			none = append(none, p.name)
+			continue
+		}
 		top, word := max(*highest, 1), func(v *float64) string { return short(*v) }
 		if p.share {
 			top, word = 1, shareOr
 		}
 		drawn = true
 		fmt.Fprintf(w, "%-*s %s %s to %s\n", plotLabel, p.name, sparkline(values, top), word(lowest), word(highest))
+	}
+	if len(none) > 0 {
+		fmt.Fprintf(w, "%-*s %s\n", plotLabel, "none", strings.Join(none, ", "))
 	}
 	if !drawn {
 		fmt.Fprintln(w, "nothing is known of how it went over time")

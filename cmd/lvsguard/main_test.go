@@ -154,6 +154,13 @@ func TestExitStatus(t *testing.T) {
 		{"journal extra", 2, `unexpected argument "extra"`},
 		{"journal --since yesterday", 2, "invalid argument"},
 		{"journal --since -1h", 2, "want how long ago, as in 1h"},
+		{"incidents extra", 2, "want nothing, or one of show, report, export, pin, unpin"},
+		{"incidents --since -1h", 2, "want how long ago, as in 24h"},
+		{"incidents show", 2, "want an ID, as 'lvsguard incidents' lists them"},
+		{"incidents report a b", 2, "want an ID, as 'lvsguard incidents' lists them"},
+		{"incidents export", 2, "want an ID, as 'lvsguard incidents' lists them"},
+		{"incidents pin", 2, "want an ID, as 'lvsguard incidents' lists them"},
+		{"incidents unpin", 2, "want an ID, as 'lvsguard incidents' lists them"},
 
 		{"status", 1, "start it with 'lvsguard run'"},
 		{"status --watch", 1, "start it with 'lvsguard run'"},
@@ -161,6 +168,8 @@ func TestExitStatus(t *testing.T) {
 		{"mitigate auto", 1, "start it with 'lvsguard run'"},
 		{"arm all --for 10m", 1, "start it with 'lvsguard run'"},
 		{"disarm all", 1, "start it with 'lvsguard run'"},
+		{"incidents " + state, 1, "has a guard run with this --state-dir?"},
+		{"incidents show 2026 " + state, 1, "has a guard run with this --state-dir?"},
 		{"journal " + state, 1, "has a guard run with this --state-dir?"},
 		{"config check " + broken, 1, `did you mean "rate"?`},
 		{"config show " + filepath.Join(dir, "absent.yaml"), 1, "no such file"},
@@ -189,7 +198,7 @@ func TestExitStatus(t *testing.T) {
 func TestHelp(t *testing.T) {
 	_, top, _ := lvsguard(t, "--help")
 	for _, name := range []string{
-		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "handshakes", "pressure", "sockets", "servers", "notify", "journal", "config", "version",
+		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "handshakes", "pressure", "sockets", "servers", "notify", "journal", "incidents", "config", "version",
 	} {
 		if !strings.Contains(top, "\n  "+name+" ") {
 			t.Errorf("the help does not list %s:\n%s", name, top)
@@ -198,7 +207,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s --help: status %d\n%s", name, status, out)
 		}
 	}
-	for group, subs := range map[string][]string{"rules": {"show", "install", "remove"}, "config": {"check", "show"}} {
+	for group, subs := range map[string][]string{"rules": {"show", "install", "remove"}, "config": {"check", "show"}, "incidents": {"show", "report", "export", "pin", "unpin"}} {
 		_, out, _ := lvsguard(t, group, "--help")
 		for _, sub := range subs {
 			if !strings.Contains(out, "\n  "+sub+" ") {

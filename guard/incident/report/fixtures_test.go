@@ -54,7 +54,8 @@ func droppedNight() *incident.Record {
 	r := &incident.Record{
 		Format: 1, ID: "20260303T031204Z-192.0.2.101_80", Host: "lvs1", Version: "0.4.0", Pinned: true,
 		Service: "192.0.2.101:80", Project: "shop", Addresses: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.101:80")},
-		Onset: night, Flooded: after(3 * time.Second), FirstDrop: after(4 * time.Second), Ended: after(length),
+		Onset: night, Flooded: after(3 * time.Second), FirstDrop: after(4 * time.Second), Ended: after(length), Written: *after(length + time.Minute),
+		Counted: &incident.Counted{SYN: new(uint64(991204331)), Suspect: new(uint64(13066120)), Dropped: new(uint64(13018731))},
 		Began:   "11874 of 12019 SYN/s bear a signature (threshold 1000/s and 50%)",
 		EndedBy: "under 200/s for 1m0s",
 		Totals: incident.Totals{
@@ -158,7 +159,7 @@ func observedNight() *incident.Record {
 	r := &incident.Record{
 		Format: 1, ID: "20260303T031204Z-2001-db8-1111-2222-3333-4444-5555-6666_443", Host: "lvs2", Version: "0.4.0",
 		Service: "[2001:db8:1111:2222:3333:4444:5555:6666]:443", Addresses: []netip.AddrPort{netip.MustParseAddrPort("[2001:db8:1111:2222:3333:4444:5555:6666]:443")},
-		Onset: night, Flooded: after(5 * time.Second), Ended: after(length),
+		Onset: night, Flooded: after(5 * time.Second), Ended: after(length), Written: *after(length + time.Minute),
 		Began:   "about 15000 half-open entries, 91 % of this service's, and no signature explains them",
 		EndedBy: "fewer than 10000 half-open entries for 1m0s",
 		Totals:  incident.Totals{Offered: new(uint64(812044)), Suspect: new(uint64(91)), Dropped: new(uint64(0)), Admitted: new(uint64(91))},
@@ -217,7 +218,7 @@ func cutNight() *incident.Record {
 	r := &incident.Record{
 		Format: 1, ID: "20260303T031204Z-fwmark_7", Host: "lvs1", Version: "0.4.0",
 		Service: "fwmark:7", Project: "mail",
-		Onset: night, Flooded: after(3 * time.Second),
+		Onset: night, Flooded: after(3 * time.Second), Written: *after(149 * time.Second),
 		Began:   "2300 of 2400 SYN/s bear a signature (threshold 1000/s and 50%)",
 		Gaps:    []incident.Gap{{From: *after(40 * time.Second), To: *after(95 * time.Second), Reason: "the guard was killed"}},
 		Peaks:   incident.Peaks{SYN: new(2400.0), Suspect: new(2300.0)},

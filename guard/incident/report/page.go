@@ -13,6 +13,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lvsguard/lvsguard/guard/incident"
@@ -21,9 +22,12 @@ import (
 //go:embed page.html
 var pageText string
 
+// parsed is the page's template. Who writes no page does not wait for it.
+var parsed = sync.OnceValues(func() (*template.Template, error) { return template.New("page").Parse(pageText) })
+
 // Page writes r as one self-contained HTML page. Times are in UTC.
 func Page(w io.Writer, r *incident.Record) error {
-	page, err := template.New("page").Parse(pageText)
+	page, err := parsed()
 	if err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
@@ -239,7 +243,7 @@ func (b *builder) feltTable() []felt {
 		return latency(*s)
 	}
 	return []felt{
-		row("handshakes that ended", func(f incident.Felt) string {
+		row("handshakes that were begun", func(f incident.Felt) string {
 			if f.Handshakes == 0 {
 				return "none seen"
 			}

@@ -241,7 +241,7 @@ func ceiling(n float64) float64 {
 			return m * unit
 		}
 	}
-	return 10 * unit
+	return max(10*unit, math.SmallestNonzeroFloat64)
 }
 
 func place(c int, v, top float64) (x, y int) {

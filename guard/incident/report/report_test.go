@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -80,6 +81,40 @@ func TestHour(t *testing.T) {
 	if took > time.Second {
 		t.Errorf("it took %s, want less than 1 s", took)
 	}
+}
+
+// A record that somebody else wrote makes a page, whatever it says, and no
+// element that is not the page's.
+func FuzzPage(f *testing.F) {
+	for _, r := range fixtures() {
+		r.Series = r.Series[58:66]
+		if r.Look != nil {
+			r.Look.Fields = r.Look.Fields[:1]
+		}
+		text, err := json.Marshal(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Add([]byte(`{"onset":"9999-12-31T23:59:59Z","ended":"0001-01-01T00:00:00Z","series":[{"time":"0001-01-01T00:00:00Z","seconds":-1e300,"syn":1e300},{"seconds":1e300,"syn":-1}]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var r incident.Record
+		if json.Unmarshal(text, &r) != nil {
+			t.Skip()
+		}
+		page := pageOf(t, &r)
+		for _, foreign := range []string{"<script", "<img", "ZgotmplZ"} {
+			if strings.Contains(page, foreign) {
+				t.Errorf("the page has %s in it", foreign)
+			}
+		}
+		for _, line := range Tell(&r, time.UTC).Told {
+			if line != Clean(line) {
+				t.Errorf("not to be printed: %q", line)
+			}
+		}
+	})
 }
 
 func BenchmarkHour(b *testing.B) {

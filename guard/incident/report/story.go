@@ -54,12 +54,15 @@ func dropped(r *incident.Record) bool {
 	return r.FirstDrop != nil || r.Totals.Dropped != nil && *r.Totals.Dropped > 0
 }
 
-// Last is the last moment that r knows of: its end, or where the series stops.
+// Last is the last moment that r knows of: its end, or when it was written.
 func Last(r *incident.Record) time.Time {
 	if r.Ended != nil {
 		return *r.Ended
 	}
 	last := r.Onset
+	if r.Written.After(last) {
+		last = r.Written
+	}
 	for _, p := range r.Series {
 		if end := pointEnd(&p); end.After(last) {
 			last = end
@@ -455,7 +458,7 @@ func (t teller) next() []Step {
 		}
 	}
 	if s := t.Peaks.MemoryShare; s != nil && *s >= nearlyFull {
-		add(fmt.Sprintf("Memory came to %s. See what fills it and what bounds it before the next one does.", Percent(*s)), "lvsguard doctor", "lvsguard pressure")
+		add(fmt.Sprintf("Memory came to %s. See what fills it and what bounds it before the next one does.", Percent(*s)), "lvsguard pressure")
 	}
 	if before, during := t.Clients.Before.Completion, t.Clients.During.Completion; dropped(t.Record) && before != nil && during != nil && *before-*during >= 0.05 {
 		if file := t.packetFile(); file != "" {
