@@ -154,6 +154,9 @@ func TestExitStatus(t *testing.T) {
 		{"journal extra", 2, `unexpected argument "extra"`},
 		{"journal --since yesterday", 2, "invalid argument"},
 		{"journal --since -1h", 2, "want how long ago, as in 1h"},
+		{"capture", 2, "want one of save"},
+		{"capture save extra", 2, `unexpected argument "extra"`},
+		{"capture save", 1, "start it with 'lvsguard run'"},
 		{"incidents extra", 2, "want nothing, or one of show, report, export, pin, unpin"},
 		{"incidents --since -1h", 2, "want how long ago, as in 24h"},
 		{"incidents show", 2, "want an ID, as 'lvsguard incidents' lists them"},
@@ -198,7 +201,7 @@ func TestExitStatus(t *testing.T) {
 func TestHelp(t *testing.T) {
 	_, top, _ := lvsguard(t, "--help")
 	for _, name := range []string{
-		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "handshakes", "pressure", "sockets", "servers", "notify", "journal", "incidents", "config", "version",
+		"run", "status", "counters", "rules", "mitigate", "arm", "disarm", "conns", "handshakes", "pressure", "sockets", "servers", "notify", "journal", "incidents", "capture", "config", "version",
 	} {
 		if !strings.Contains(top, "\n  "+name+" ") {
 			t.Errorf("the help does not list %s:\n%s", name, top)
@@ -207,7 +210,7 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s --help: status %d\n%s", name, status, out)
 		}
 	}
-	for group, subs := range map[string][]string{"rules": {"show", "install", "remove"}, "config": {"check", "show"}, "incidents": {"show", "report", "export", "pin", "unpin"}} {
+	for group, subs := range map[string][]string{"rules": {"show", "install", "remove"}, "config": {"check", "show"}, "incidents": {"show", "report", "export", "pin", "unpin"}, "capture": {"save"}} {
 		_, out, _ := lvsguard(t, group, "--help")
 		for _, sub := range subs {
 			if !strings.Contains(out, "\n  "+sub+" ") {

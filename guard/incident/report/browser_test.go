@@ -31,13 +31,6 @@ func browser(t *testing.T) context.Context {
 		}
 		t.Skip(err)
 	}
-	// The browser is asked over lo, which is down in a network namespace that
-	// has just been made.
-	if os.Geteuid() == 0 {
-		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-			t.Fatalf("ip link set lo up: %v: %s", err, out)
-		}
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:],
