@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/guard/alert"
 	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/ipvs"
 )
@@ -55,6 +56,14 @@ func ask(what, socket string) int {
 		var r guard.Result
 		if r, err = c.Do(context.Background(), guard.Command{Verb: guard.VerbMode, Mode: guard.Auto}); err == nil {
 			answer = "mode " + string(r.Mode)
+		}
+	case "alerts":
+		if _, err = c.Alerts(context.Background()); err == nil {
+			answer = "alerts"
+		}
+	case "test an alert":
+		if err = c.TestAlert(context.Background(), "oncall"); err == nil {
+			answer = "delivered"
 		}
 	case "listen":
 		var l *Control
@@ -113,6 +122,15 @@ func (g fakeGuard) Do(ctx context.Context, c guard.Command, who string) (guard.R
 }
 
 // obliging does what it is told.
+// fakeAlerts refuse to be tested, and say who asked.
+type fakeAlerts struct{}
+
+func (fakeAlerts) Report() *alert.Report { return new(alert.Report) }
+func (fakeAlerts) Test(_ context.Context, receiver, who string) error {
+	uid, _, _ := strings.Cut(who, ",")
+	return errors.New(receiver + " by " + uid)
+}
+
 func obliging() fakeGuard {
 	return fakeGuard{
 		status: &guard.Status{Version: "test"},
@@ -300,8 +318,8 @@ func TestWhoMay(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed, open := socketPath(t), socketPath(t)
-	start(t, listen(t, Config{Socket: closed}), obliging())
-	start(t, listen(t, Config{Socket: open, Group: "daemon"}), obliging())
+	start(t, listen(t, Config{Socket: closed, Alerts: fakeAlerts{}}), obliging())
+	start(t, listen(t, Config{Socket: open, Group: "daemon", Alerts: fakeAlerts{}}), obliging())
 	for socket, wantGid := range map[string]uint32{closed: 0, open: uint32(gid)} {
 		info, err := os.Lstat(socket)
 		if err != nil {
@@ -331,6 +349,9 @@ func TestWhoMay(t *testing.T) {
 		{"a member reads", member, "status", open, "version test"},
 		{"a member commands", member, "command", open, onlyRoot},
 		{"a member where no group is named", member, "status", closed, notOpen(closed)},
+		{"root tests an alert", root, "test an alert", closed, "oncall by uid 0"},
+		{"a member reads alerts", member, "alerts", open, "alerts"},
+		{"a member tests an alert", member, "test an alert", open, onlyRoot},
 		{"a stranger reads", stranger, "status", open, notOpen(open)},
 		{"a stranger commands", stranger, "command", open, notOpen(open)},
 		{"root's group without root", &syscall.Credential{Uid: 65534, Gid: 0}, "command", closed, onlyRoot},
