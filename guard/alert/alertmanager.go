@@ -58,8 +58,12 @@ func (a *Alertmanager) Send(ctx context.Context, n Notification) error {
 }
 
 func (a *Alertmanager) alerts(n *Notification) []postableAlert {
-	all := make([]postableAlert, 0, len(n.Alerts))
-	for _, one := range n.Alerts {
+	tell := n.Alerts
+	if n.State == Test && len(tell) == 0 {
+		tell = []Alert{{Rule: "test", Severity: n.Severity, Subject: "lvsguard", Summary: "this receiver works", Since: n.Time}}
+	}
+	all := make([]postableAlert, 0, len(tell))
+	for _, one := range tell {
 		labels := make(map[string]string)
 		put := func(name, value string) {
 			if value = clean(value, 200); value != "" { // an empty one is none
@@ -79,13 +83,15 @@ func (a *Alertmanager) alerts(n *Notification) []postableAlert {
 		put("subject", one.Subject)
 		put("instance", n.Host)
 
+		alone := *n
+		alone.Alerts, alone.More, alone.Subjects = []Alert{one}, 0, 1
 		p := postableAlert{
 			Labels:   labels,
 			StartsAt: one.Since,
 			EndsAt:   n.Time.Add(a.lasts),
 			Annotations: map[string]string{
 				"summary":     clean(what(&one)+": "+one.Summary, 300),
-				"description": strings.Join(describe(n), "\n"),
+				"description": strings.Join(describe(&alone), "\n"),
 				"look":        clean(n.Look, 200),
 				"group":       clean(n.Group, 200),
 			},

@@ -118,34 +118,28 @@ func (m *Mail) mail(ctx context.Context, l letter) error {
 	}
 	smtp, err := client.DialToSMTPClientWithContext(ctx)
 	if err != nil {
-		return m.smtpError(err)
+		return smtpError(ctx, err)
 	}
-	result := m.result(msgs, client.SendWithSMTPClient(smtp, msgs...))
+	result := m.result(ctx, msgs, client.SendWithSMTPClient(smtp, msgs...))
 	_ = client.CloseWithSMTPClient(smtp) // what it says to a QUIT changes nothing
 	return result
 }
 
 // result weighs what became of the mail to each recipient.
-func (m *Mail) result(msgs []*gomail.Msg, err error) error {
-	var delivered, refused int
+func (m *Mail) result(ctx context.Context, msgs []*gomail.Msg, err error) error {
+	var delivered int
 	var worst error
 	for i, msg := range msgs {
 		if msg.IsDelivered() { // even if the connection broke just then
 			delivered++
 			continue
 		}
-		why := fmt.Errorf("mail to %s: %w", m.cfg.To[i], m.smtpError(cmp.Or(msg.SendError(), err)))
-		if errors.Is(why, ErrRefused) {
-			refused++
-			worst = cmp.Or(worst, why)
-			continue
+		why := fmt.Errorf("mail to %s: %w", m.cfg.To[i], smtpError(ctx, cmp.Or(msg.SendError(), err)))
+		if worst == nil || errors.Is(worst, ErrRefused) { // what may be mended counts
+			worst = why
 		}
-		worst = why
 	}
-	switch {
-	case delivered == len(msgs):
-		return nil
-	case delivered > 0:
+	if worst != nil && delivered > 0 {
 		return &partlyError{worst} // to try again would be a second mail for those who have it
 	}
 	return worst
@@ -212,7 +206,7 @@ func (m *Mail) client(ctx context.Context) (*gomail.Client, error) {
 
 // smtpError says what went wrong by the server's code, never by its words: it has
 // heard the password.
-func (m *Mail) smtpError(err error) error {
+func smtpError(ctx context.Context, err error) error {
 	code, enhanced, step := 0, "", ""
 	if answer, ok := errors.AsType[*textproto.Error](err); ok {
 		code, step = answer.Code, "it answers"
@@ -222,9 +216,11 @@ func (m *Mail) smtpError(err error) error {
 	}
 	switch {
 	case code >= 500:
-		return fmt.Errorf("%s %d %s: %w", step, code, enhanced, ErrRefused)
+		return fmt.Errorf("%s: %w", strings.TrimSpace(fmt.Sprint(step, " ", code, " ", enhanced)), ErrRefused)
 	case code > 0:
-		return fmt.Errorf("%s %d %s", step, code, enhanced)
+		return errors.New(strings.TrimSpace(fmt.Sprint(step, " ", code, " ", enhanced)))
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return plainError(ctx.Err(), "SMTP")
 	case errors.Is(err, gomail.ErrNoSupportedAuthDiscovered):
 		return errors.New("it offers no way to log in that is safe here: want tls: starttls or tls, and a server with SCRAM, CRAM-MD5, PLAIN or LOGIN")
 	case strings.HasSuffix(err.Error(), "does not support STARTTLS"):
@@ -240,9 +236,6 @@ func dialSMTP(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
 	}
 	b := &boundedConn{Conn: conn, left: maxAnswers}
 	b.stop = context.AfterFunc(ctx, func() { conn.Close() })

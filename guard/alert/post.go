@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -118,11 +119,12 @@ func plainError(err error, protocol string) error {
 		}
 		return errors.New("its certificate is not valid")
 	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return errors.New("it does not speak TLS there")
 	}
-	if alert, ok := errors.AsType[tls.AlertError](err); ok {
-		return alert
+	// What begins so is all crypto/tls's own.
+	if text, ok := strings.CutPrefix(strings.TrimPrefix(err.Error(), "remote error: "), "tls: "); ok {
+		return errors.New("TLS with it does not work: " + clean(text, 100))
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) {
 		return errors.New("no answer in time")
@@ -138,5 +140,5 @@ func plainError(err error, protocol string) error {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
 	}
-	return errors.New("what it answers is not " + protocol)
+	return errors.New("what it answers is not " + protocol + ", or breaks off")
 }
