@@ -134,8 +134,9 @@ func plainError(err error, protocol string) error {
 		return errors.New("the guard stops")
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return errors.New("nobody listens there: connection refused")
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
-		return errors.New("it closes the connection without an answer")
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return errors.New("it breaks off without an answer")
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno
