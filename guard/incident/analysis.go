@@ -18,6 +18,8 @@ const (
 	pendingSYNs = 4096
 	// patience is how long a SYN waits before it counts as unanswered.
 	patience = 3_000_000_000
+	// answered is within what time nearly every answer comes.
+	answered = 1_000_000_000
 	// retransmission is the least time after which a client repeats its SYN
 	// (RFC 6298: a second), with room for one that is impatient.
 	retransmission = 500_000_000
@@ -35,6 +37,9 @@ type AnalysisConfig struct {
 	// Onset is when the verdict left calm, in nanoseconds since 1970. SYNs from
 	// before it are no flood, unless they have a signature.
 	Onset int64
+	// Known tells whether a source had completed a handshake in the hour before.
+	// Nil: that is not known.
+	Known func(netip.Addr) bool
 }
 
 // A SYN is what a signature looks at.
@@ -57,6 +62,8 @@ type Analysis struct {
 	withSignature  float64 // of the flood
 	before, during tally   // of SYNs without a signature
 	refused        uint64  // handshakes that the client ended with a RST
+	dropping       bool
+	collateral     *Collateral
 	random         *rand.Rand
 }
 
@@ -71,12 +78,16 @@ type kind struct {
 
 // NewAnalysis makes an Analysis.
 func NewAnalysis(cfg AnalysisConfig) *Analysis {
-	return &Analysis{
+	a := &Analysis{
 		cfg: cfg, signed: newWaiting(), others: newWaiting(),
 		flood: kind{distributions: newDistributions()}, good: kind{distributions: newDistributions()},
 		// The same packets are to give the same record.
 		random: rand.New(rand.NewPCG(1, 2)),
 	}
+	if cfg.Known != nil {
+		a.collateral = new(Collateral)
+	}
+	return a
 }
 
 // Add takes a packet. Those of a service other than this one's are passed over.
@@ -107,6 +118,9 @@ func (a *Analysis) syn(now int64, h *headers) {
 	queue := &a.others
 	if signed {
 		queue = &a.signed
+		if a.dropping && a.collateral != nil {
+			a.collateral.add(h.src, a.cfg.Known(h.src))
+		}
 	}
 	if old, full := queue.add(now, h); full {
 		a.unanswered(old, signed)
@@ -184,9 +198,19 @@ func (a *Analysis) expire(now int64) {
 	}
 }
 
-// End counts the SYNs that still wait, but those of the last second before now,
-// as unanswered: no more packets come for a while.
-func (a *Analysis) End(now int64) { a.expire(now + patience - 1_000_000_000) }
+// Pause says that packets after now are missing, for a while or for ever. SYNs of
+// the last second before it may have been answered unseen: they are forgotten.
+func (a *Analysis) Pause(now int64) {
+	a.expire(now + patience - answered)
+	a.signed, a.others = newWaiting(), newWaiting()
+}
+
+// Dropping says whether SYNs with a signature are dropped from now on.
+func (a *Analysis) Dropping(dropping bool) { a.dropping = dropping }
+
+// Collateral tells what of the dropped SYNs came from clients. Nil: Known was
+// not given.
+func (a *Analysis) Collateral() *Collateral { return a.collateral }
 
 func (k *kind) add(h *headers, random *rand.Rand) {
 	k.distributions.add(h)

@@ -249,7 +249,7 @@ func TestMemory(t *testing.T) {
 			early = size()
 		}
 	}
-	a.End(1000e9)
+	a.Pause(1000e9)
 	late := size()
 	if l := a.Look(); l.Flood != packets {
 		t.Errorf("%d packets", l.Flood)
@@ -346,7 +346,7 @@ func FuzzAdd(f *testing.F) {
 		for i := range 10 {
 			a.Add(&capture.Packet{Time: int64(i) * 1e9, Link: capture.LinkType(link), Length: length, Data: data})
 		}
-		a.End(100e9)
+		a.Pause(100e9)
 		if l := a.Look(); l != nil {
 			if _, err := json.Marshal(l); err != nil {
 				t.Error(err)

@@ -272,6 +272,9 @@ func (s *Store) List() ([]Listed, error) {
 	}
 	list := []Listed{}
 	for _, k := range kept {
+		if !k.record {
+			continue // packets that somebody had written by hand
+		}
 		l := Listed{ID: k.id, Bytes: k.bytes}
 		l.Record, l.Err = s.Load(k.id)
 		list = append(list, l)
@@ -284,6 +287,7 @@ func (s *Store) List() ([]Listed, error) {
 type kept struct {
 	id     string
 	files  []fs.FileInfo
+	record bool
 	pinned bool
 	bytes  int64
 	latest time.Time
@@ -311,6 +315,7 @@ func (s *Store) kept() ([]kept, error) {
 			byID[id] = k
 		}
 		k.files = append(k.files, info)
+		k.record = k.record || strings.HasSuffix(name, recordSuffix)
 		k.pinned = k.pinned || strings.HasSuffix(name, pinSuffix)
 		k.bytes += info.Size()
 		if t := info.ModTime(); t.After(k.latest) {
@@ -383,6 +388,26 @@ func (s *Store) Keep(now time.Time, l Limits, spared func(id string) bool) (remo
 		err = fmt.Errorf("remove old incidents: %w", err)
 	}
 	return removed, err
+}
+
+// Remove removes an incident and all that belongs to it.
+func (s *Store) Remove(id string) error {
+	if err := CheckID(id); err != nil {
+		return err
+	}
+	names, err := s.names()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if of, ok := owner(name); ok && of == id {
+			err = errors.Join(err, ignoreAbsent(s.root.Remove(name)))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("remove incident %s: %w", id, err)
+	}
+	return nil
 }
 
 func staying(list []kept, removed []string) []kept {

@@ -94,9 +94,29 @@ func TestStore(t *testing.T) {
 			t.Errorf("%s: %v", name, info.Mode())
 		}
 	}
+	if f, _, err := s.CreatePackets(NewID(onset, "capture"), "by hand"); err != nil {
+		t.Error(err)
+	} else {
+		f.Close()
+	}
+	if diff := cmp.Diff([]string{b, a}, ids(t, s)); diff != "" {
+		t.Error(diff)
+	}
 	name, err := s.LinkPackets(b, "before", a+"-by_hand-1.pcapng")
 	if err != nil || name != b+"-before-1.pcapng" {
 		t.Errorf("%s, %v", name, err)
+	}
+}
+
+func TestRemove(t *testing.T) {
+	s := newStore(t)
+	a, b := put(t, s, 1, 10), put(t, s, 2, 10)
+	if err := s.Remove(a); err != nil {
+		t.Fatal(err)
+	}
+	names, err := s.names()
+	if diff := cmp.Diff([]string{b + "-by_hand-1.pcapng", b + ".json"}, names); diff != "" || err != nil {
+		t.Error(diff, err)
 	}
 }
 

@@ -356,9 +356,9 @@ func NewID(onset time.Time, service string) string {
 	return fmt.Sprintf("%s-%s", onset.UTC().Format("20060102T150405Z"), service[:min(len(service), maxService)])
 }
 
-// Collide counts a dropped packet's source, and whether it had completed a
-// handshake in the hour before.
-func (c *Collateral) Collide(source netip.Addr, known bool) {
+// add counts a dropped packet, and whether its source had completed a handshake
+// in the hour before.
+func (c *Collateral) add(source netip.Addr, known bool) {
 	c.Sampled++
 	if c.Packets == nil {
 		c.Packets = new(uint64)

@@ -129,7 +129,7 @@ func (s scene) play() *Analysis {
 	for _, p := range s.packets() {
 		a.Add(&p)
 	}
-	a.End(sceneLength + 10e9)
+	a.Pause(sceneLength + 10e9)
 	return a
 }
 
