@@ -177,7 +177,7 @@ func DefaultConfig() *Config {
 		Pressure: PressureConfig{Warning: 0.75, Critical: 0.9},
 		Servers:  ServersConfig{Interval: 2 * time.Second, Timeout: time.Second},
 		Evidence: EvidenceConfig{
-			Enabled: true, Memory: 16 << 20, Before: 30 * time.Second, SampleRate: 500, Queue: 4242,
+			Enabled: true, Memory: 16 << 20, Before: 30 * time.Second, SampleRate: 500, Queue: sampleQueue,
 			Keep: KeepConfig{Incidents: 100, Bytes: 512 << 20, Age: 720 * time.Hour},
 		},
 		Alerts: AlertsConfig{GroupBy: []string{"project"}, Repeat: 4 * time.Hour, Rules: DefaultAlertRules()},

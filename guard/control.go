@@ -123,6 +123,9 @@ func (d *Daemon) Do(ctx context.Context, c Command, who string) (Result, error) 
 	if err := c.check(); err != nil {
 		return Result{}, err
 	}
+	if c.Verb == VerbSave {
+		return d.savePackets(ctx, who)
+	}
 	var result Result
 	var err error
 	if loopErr := d.inLoop(ctx, func(now time.Time) { result, err = d.command(now, c, who) }); loopErr != nil {
@@ -165,6 +168,7 @@ func (d *Daemon) use(cfg *Config) {
 	d.roster.cfg = cfg
 	d.pressure.use(&cfg.Pressure)
 	d.connections.rtt.Store(cfg.Pressure.RTT)
+	d.useEvidence(&cfg.Evidence)
 }
 
 // reload puts cfg into force, unless err says that it is none.

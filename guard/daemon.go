@@ -80,6 +80,7 @@ type Daemon struct {
 	servers     serversWatch
 	health      health
 	sampling    sampling
+	incidents   incidents
 	tableLosses uint64
 	tasks       *errgroup.Group // of Run
 	started     time.Time
@@ -142,6 +143,7 @@ func (d *Daemon) Open() (err error) {
 		return err
 	}
 	d.journal = NewJournal(d.opts.StateDir, cfg.Journal)
+	d.incidents = incidents{chronicle: newChronicle(&d.opts, d.journal.Add), going: make(map[ipvs.Key]*going), since: now}
 	d.policy = NewPolicy(cfg.Mode, cfg.Prearm)
 	d.detector = NewDetector(cfg)
 	saved, err := loadState(d.opts.StateDir)

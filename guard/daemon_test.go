@@ -216,6 +216,9 @@ func (w *world) tick(seconds int) {
 		for at, c := range w.table.services {
 			c.SYN.Packets += w.load[at].SYN
 			c.Suspect.Packets += w.load[at].Suspect
+			if w.table.leases[at].After(w.now) {
+				c.Dropped.Packets += w.load[at].Suspect
+			}
 			w.table.services[at] = c
 		}
 	}

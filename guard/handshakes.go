@@ -124,6 +124,7 @@ type watch struct {
 
 	services []Service // what it was told last
 	armed    []netip.AddrPort
+	share    float64 // of what is screened, that is recorded
 	recent   recent
 }
 
@@ -168,7 +169,7 @@ func (d *Daemon) openHandshakes(ctx context.Context, now time.Time, services []S
 		w.capture = nil
 		return
 	}
-	w.services, w.armed, w.recent = slices.Clone(services), nil, recent{}
+	w.services, w.armed, w.share, w.recent = slices.Clone(services), nil, 0, recent{}
 	ctx, w.stop = context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	w.ended = ended

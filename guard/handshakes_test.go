@@ -33,6 +33,9 @@ type fakeCapture struct {
 	failure  uint64
 	err      error
 	die      chan error
+	share    float64
+	packets  func(from, to time.Time) []capture.Packet // nil: none
+	asked    int
 }
 
 func (f *fakeCaptures) open(cfg HandshakesConfig, _ capture.RecorderConfig, services []handshake.Service) (Handshakes, error) {
@@ -67,10 +70,16 @@ func (f *fakeCapture) Figures() ([]handshake.Figures, Capture, error) {
 
 func (f *fakeCapture) SetServices(s []handshake.Service) error { f.services = s; return nil }
 func (f *fakeCapture) SetArmed(a []netip.AddrPort) error       { f.armed = a; return nil }
-func (f *fakeCapture) SetSampling(float64) error               { return nil }
+func (f *fakeCapture) SetSampling(share float64) error         { f.share = share; return nil }
 
 func (f *fakeCapture) Recent(from, to time.Time) (iter.Seq[capture.Packet], capture.Recorded) {
-	return slices.Values[[]capture.Packet](nil), capture.Recorded{From: from, To: to}
+	f.asked++
+	if f.packets == nil {
+		return slices.Values[[]capture.Packet](nil), capture.Recorded{From: from, To: to}
+	}
+	packets := f.packets(from, to)
+	n := uint64(len(packets))
+	return slices.Values(packets), capture.Recorded{From: from, To: to, Seen: n, Kept: n}
 }
 
 func served(t *testing.T, service string, methods ...ipvs.Method) ipvs.Service {

@@ -34,6 +34,7 @@ const (
 	EventPause   Event = "pause"   // automatic drops pause
 	EventLost    Event = "lost"    // entries before this one could not be written
 
+	EventIncident Event = "incident" // the record of an incident: To says what became of it
 	EventPressure Event = "pressure" // a resource crossed a threshold
 	EventKernel   Event = "kernel"   // the kernel says that something has overflowed, or acts against it
 	EventHealth   Event = "health"   // keepalived's health check changed its mind about a server
@@ -64,6 +65,7 @@ type Entry struct {
 	Count    uint64   `json:"count,omitempty"`    // of EventKernel: how many since its last entry
 	Server   string   `json:"server,omitempty"`   // of EventHealth: the real server
 	Receiver string   `json:"receiver,omitempty"` // of EventUndelivered
+	Incident string   `json:"incident,omitempty"` // of EventIncident: its ID, if it has one
 }
 
 // A Journal keeps what happened, one JSON object a line, in a bounded number

@@ -43,6 +43,7 @@ func (d *Daemon) Run(ctx context.Context, tasks ...func(context.Context) error) 
 	g, ctx := errgroup.WithContext(ctx)
 	d.tasks = g
 	g.Go(func() error { return d.loop(ctx) })
+	g.Go(func() error { return d.incidents.chronicle.run(ctx) })
 	g.Go(func() error {
 		return d.hook.Run(ctx, func() {
 			select {
@@ -139,6 +140,7 @@ func (d *Daemon) tick(ctx context.Context, now time.Time) {
 	sockets := d.readSockets(ctx, unknown)
 	servers := d.readServers(ctx, now, served, unknown)
 	d.noteUnknown(now, unknown)
+	was := d.sample
 	d.sample = Sample{
 		Time: now, Services: services, Counters: counters, Roles: d.roles.list(),
 		Handshakes: figures, Capture: captured, Pressure: pressed, Sockets: sockets, Servers: servers, Unknown: unknown,
@@ -149,6 +151,7 @@ func (d *Daemon) tick(ctx context.Context, now time.Time) {
 	d.noteVerdicts(now)
 	d.apply(now, d.policy.Decide(now, d.verdicts))
 	d.keepSampling(now)
+	d.tellIncidents(now, was)
 	d.served = served
 	d.tickTook = time.Since(now)
 	d.tally.Ticks++

@@ -16,6 +16,7 @@ func (d *Daemon) note(now time.Time, e Entry) {
 	// Without its monotonic part: the journal is for people.
 	e.Time = now.Round(0).UTC()
 	d.journal.Add(e)
+	d.incidents.noted(e)
 }
 
 // Note writes an entry into the journal, at the time of now. It waits for nothing.

@@ -45,6 +45,7 @@ const (
 	SourceKernelLog Source = "kernel_log"
 	SourceServers   Source = "servers"
 	SourceSampling  Source = "sampling" // of the packets that the signatures match
+	SourceEvidence  Source = "evidence" // what an incident leaves behind
 	SourceMetrics   Source = "metrics"  // not read from: what others read
 )
 

@@ -134,7 +134,7 @@ const MaxActions = 500
 // An Action is something that was done or that happened.
 type Action struct {
 	Time time.Time `json:"time"`
-	Kind string    `json:"kind"` // verdict, lease, role, kernel, pressure, guard
+	Kind string    `json:"kind"` // verdict, lease, role, kernel, pressure, health, guard
 	Text string    `json:"text"`
 	By   string    `json:"by,omitempty"`
 }

@@ -111,7 +111,7 @@ func Begin(r Record, before []Reading) *Story {
 		s.onset = before[n-1].Handshakes
 	}
 	if s.Record.Clients.Before.Handshakes == 0 {
-		s.unknown("clients.before", "no handshake was seen in the minute before")
+		s.Unknown("clients.before", "no handshake was seen in the minute before")
 	}
 	s.zeroTotals()
 	return s
@@ -130,14 +130,15 @@ func Continue(r Record, now time.Time, reason string) *Story {
 	s := &Story{Record: r}
 	last := r.Written
 	s.Record.Gaps = append(s.Record.Gaps, Gap{From: last, To: now, Reason: reason})
-	s.unknown("clients.during", "what is told of clients during the incident is from "+now.UTC().Format(time.TimeOnly)+" UTC on: the guard began anew then")
+	s.Unknown("clients.during", "what is told of clients during the incident is from "+now.UTC().Format(time.TimeOnly)+" UTC on: the guard began anew then")
 	if c := r.Counted; c != nil {
 		s.last = &Reading{Time: last, SYN: c.SYN, Suspect: c.Suspect, Dropped: c.Dropped}
 	}
 	return s
 }
 
-func (s *Story) unknown(what, why string) {
+// Unknown says why something is not known.
+func (s *Story) Unknown(what, why string) {
 	if s.Record.Unknown == nil {
 		s.Record.Unknown = make(map[string]string)
 	}
@@ -190,7 +191,7 @@ type delta struct {
 
 func (s *Story) total(d delta) {
 	if !d.known {
-		s.unknown("totals", "the counters could not be read all the time: the totals are at least what is told")
+		s.Unknown("totals", "the counters could not be read all the time: the totals are at least what is told")
 		return
 	}
 	t := &s.Record.Totals
