@@ -33,6 +33,8 @@ type Measurement struct {
 	Journal  JournalHealth
 	Tick     time.Duration // that the last look took
 	Tally    Tally
+	// TableLosses is how often somebody else took the table away or changed it.
+	TableLosses uint64
 }
 
 // A Tally counts, since the guard began, what else leaves no trace but in the
@@ -54,7 +56,7 @@ func (d *Daemon) Measure() *Measurement {
 		Version: d.opts.Version, Time: v.at, Mode: v.mode, PausedUntil: v.pausedUntil, ConfigError: v.configErr, Config: v.cfg,
 		Sample: v.sample, Verdicts: v.verdicts, Leases: v.leases, Declined: v.declined,
 		Served: v.served, Counted: v.counted, Pressure: v.pressure, Sockets: v.sockets,
-		Journal: d.journal.Health(), Tick: v.tickTook, Tally: v.tally,
+		Journal: d.journal.Health(), Tick: v.tickTook, Tally: v.tally, TableLosses: v.tableLosses,
 	}
 }
 

@@ -113,7 +113,7 @@ kernel itself ends. Without a word to the contrary it only observes.`,
 		a.runCommand(), a.statusCommand(), a.countersCommand(), a.rulesCommand(),
 		a.mitigateCommand(), a.armCommand(), a.disarmCommand(), a.connsCommand(), a.handshakesCommand(),
 		a.pressureCommand(), a.socketsCommand(), a.serversCommand(), a.doctorCommand(), a.alertsCommand(),
-		a.notifyCommand(), a.journalCommand(), a.incidentsCommand(), a.captureCommand(), a.configCommand(), a.versionCommand(),
+		a.notifyCommand(), a.journalCommand(), a.incidentsCommand(), a.captureCommand(), a.configCommand(), a.exportCommand(), a.versionCommand(),
 	)
 	return root
 }

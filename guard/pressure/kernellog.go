@@ -39,6 +39,13 @@ const (
 	EventDefence       EventKind = "defence"         // subject: the sysctl; see DefenceEvents
 )
 
+// EventKinds are all that there are.
+func EventKinds() []EventKind {
+	return []EventKind{
+		EventIPVSNoMemory, EventOOMKill, EventOOM, EventAllocation, EventSYNFlooding, EventConntrackFull, EventNeighbours, EventBlocked, EventDefence,
+	}
+}
+
 const (
 	// maxRecord is more than the kernel writes of a record (8 KiB,
 	// PRINTK_MESSAGE_MAX, with what is escaped).

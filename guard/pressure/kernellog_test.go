@@ -55,6 +55,9 @@ func TestRecognise(t *testing.T) {
 			if kind != test.kind || subject != test.subject || ok != (test.kind != "") {
 				t.Errorf("%q, %q, %v; want %q, %q", kind, subject, ok, test.kind, test.subject)
 			}
+			if ok && !slices.Contains(EventKinds(), kind) {
+				t.Errorf("%q is none of EventKinds", kind)
+			}
 		})
 	}
 }

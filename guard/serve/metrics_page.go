@@ -141,12 +141,14 @@ func (p *page) guard(m *guard.Measurement) {
 		p.add("lvsguard_last_tick_timestamp_seconds", seconds(m.Time))
 	}
 	p.add("lvsguard_apply_failures_total", float64(m.Tally.Failures))
+	p.add("lvsguard_table_losses_total", float64(m.TableLosses))
 	p.add("lvsguard_journal_lost_entries_total", float64(m.Journal.Lost))
 	p.yes("lvsguard_journal_failing", m.Journal.Error != nil)
 	for _, src := range guard.Sources() {
 		p.yes("lvsguard_source_unknown", m.Sample.Unknown[src] != "", label("source", string(src)))
 	}
 	for _, role := range first(p, "vrrp_instances", m.Sample.Roles, maxPageInstances) {
+		p.add("lvsguard_vrrp_role_changes_total", float64(role.Changes), label("vrrp_instance", role.Instance))
 		if role.State == keepalived.Unknown {
 			continue
 		}
@@ -452,7 +454,14 @@ func (p *page) pressure(m *guard.Measurement) {
 			known(p, "lvsguard_ipvs_memory_gone_in_seconds", v.Forecast.GoneIn)
 		}
 	}
-	addEach(p, "lvsguard_kernel_events_total", "kind", m.Tally.Events)
+	events := make(map[pressure.EventKind]uint64)
+	if m.Sample.Unknown[guard.SourceKernelLog] == "" {
+		for _, kind := range pressure.EventKinds() {
+			events[kind] = 0 // Prometheus sees an increase only of what was there before
+		}
+	}
+	maps.Copy(events, m.Tally.Events)
+	addEach(p, "lvsguard_kernel_events_total", "kind", events)
 	if m.Sample.Unknown[guard.SourceKernelLog] == "" {
 		p.add("lvsguard_kernel_log_lost_records_total", float64(r.LostRecords))
 	}

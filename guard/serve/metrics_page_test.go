@@ -77,7 +77,7 @@ func director() *guard.Measurement {
 	cfg.Project = "infra"
 	cfg.Services = map[ipvs.Key]guard.ServiceConfig{shop: {Project: "shop"}}
 	at := func(text string) netip.AddrPort { return netip.MustParseAddrPort(text) }
-	vi := guard.Role{Instance: "VI_1", State: keepalived.Master}
+	vi := guard.Role{Instance: "VI_1", State: keepalived.Master, Changes: 3}
 	count := func(packets uint64) nft.Count { return nft.Count{Packets: packets, Bytes: 40 * packets} }
 
 	served := []ipvs.Service{
@@ -196,9 +196,10 @@ func director() *guard.Measurement {
 				Remotes:   []pressure.Series{{Name: "198.51.100.66", Group: group(1)}}, // which is nobody's to know
 			},
 		}},
-		Journal: guard.JournalHealth{Lost: 5, Error: new("no space left on device")},
-		Tick:    20 * time.Millisecond,
-		Tally:   guard.Tally{Ticks: 100, TickTime: 1500 * time.Millisecond, Failures: 2, Events: map[pressure.EventKind]uint64{pressure.EventSYNFlooding: 3, pressure.EventOOMKill: 1}},
+		Journal:     guard.JournalHealth{Lost: 5, Error: new("no space left on device")},
+		Tick:        20 * time.Millisecond,
+		Tally:       guard.Tally{Ticks: 100, TickTime: 1500 * time.Millisecond, Failures: 2, Events: map[pressure.EventKind]uint64{pressure.EventSYNFlooding: 3, pressure.EventOOMKill: 1}},
+		TableLosses: 4,
 	}
 }
 
