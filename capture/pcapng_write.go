@@ -7,6 +7,7 @@ import (
 	"iter"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,7 +39,7 @@ const (
 type PcapngMeta struct {
 	// Application is who wrote it, as "lvsguard v1.2.0".
 	Application string
-	// Comment may have several lines.
+	// Comment may have several lines. What Recorded tells comes after it.
 	Comment string
 	// Recorded gives the interfaces and their figures, and the time that they
 	// are from.
@@ -150,12 +151,28 @@ func (f *pcapngFile) section(meta *PcapngMeta) {
 	f.uint16(1) // version 1.0
 	f.uint16(0)
 	f.uint64(1<<64 - 1) // how long it is, is not known
-	f.text(optionComment, meta.Comment)
+	f.text(optionComment, strings.TrimSpace(meta.Comment+"\n"+meta.Recorded.text()))
 	f.text(optionHardware, runtime.GOARCH)
 	f.text(optionOS, kernel())
 	f.text(optionApplication, meta.Application)
 	f.option(optionEnd, nil)
 	f.end()
+}
+
+// text says what was recorded, and what is missing. Drops of several interfaces
+// have no other place in a file.
+func (r *Recorded) text() string {
+	var lines []string
+	if r.Seen > 0 {
+		lines = append(lines, fmt.Sprintf("%d of %d packets from %s to %s", r.Kept, r.Seen,
+			r.From.UTC().Format(time.RFC3339), r.To.UTC().Format(time.RFC3339)))
+	}
+	if r.Received != nil && r.Dropped != nil {
+		lines = append(lines, fmt.Sprintf("capture on all interfaces since its beginning: %d packets received, %d dropped", *r.Received, *r.Dropped))
+	} else if r.Dropped != nil {
+		lines = append(lines, fmt.Sprintf("capture on all interfaces since its beginning: %d packets dropped", *r.Dropped))
+	}
+	return strings.Join(lines, "\n")
 }
 
 // kernel is the system's name and release.

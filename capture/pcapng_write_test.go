@@ -32,7 +32,7 @@ func sampleMeta() PcapngMeta {
 	return PcapngMeta{
 		Application: "lvsguard v1.2.0", Comment: "192.0.2.1:80: flood\nrule window0 \xff",
 		Recorded: Recorded{
-			From: time.Unix(1_800_000_000, 0), To: time.Unix(1_800_000_030, 5),
+			From: time.Unix(1_800_000_000, 0), To: time.Unix(1_800_000_030, 5), Seen: 9, Kept: 4, Received: &received, Dropped: &dropped,
 			Interfaces: []InterfaceCount{{Name: "eth0", Received: &received, Dropped: &dropped}, {Name: "eth1"}},
 		},
 	}
@@ -82,7 +82,9 @@ func TestWritePcapng(t *testing.T) {
 	}
 	info := tool(t, "capinfos", name)
 	for _, want := range []string{
-		"Number of packets:   4", "Capture length = 128", "192.0.2.1:80: flood rule window0",
+		"Number of packets:   4", "Capture length = 128", "192.0.2.1:80: flood rule window0 ",
+		"4 of 9 packets from 2027-01-15T08:00:00Z to 2027-01-15T08:00:30Z",
+		"capture on all interfaces since its beginning: 8589934592 packets received, 7 dropped",
 		"Capture application: lvsguard v1.2.0", "Capture oper-sys:    Linux ", "Number of interfaces in file: 3",
 		"Name = tun0", "Time ticks per second = 1000000000", "Number of stat entries = 1",
 		"2026-11-22 03:04:05.123456789",
@@ -224,4 +226,30 @@ func TestWritePcapngOfManyInterfaces(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "more than 65536 interfaces") {
 		t.Errorf("error %v", err)
 	}
+}
+
+// Whatever packets and names hold, the file is one that is read, with as many
+// packets.
+func FuzzWritePcapng(f *testing.F) {
+	f.Add(synIPv4, "eth0", "a comment", uint32(60), uint8(LinkRaw))
+	f.Add([]byte{}, "", strings.Repeat("\xff\n", 40_000), uint32(0), uint8(LinkEthernet))
+	f.Add(make([]byte, 200), "\x00", "ä", uint32(1<<32-1), uint8(LinkSLL))
+	f.Fuzz(func(t *testing.T, data []byte, name, comment string, length uint32, link uint8) {
+		p := Packet{Time: 1, Interface: name, Link: LinkType(link), Length: length, Data: data, Comment: comment}
+		var file bytes.Buffer
+		n, err := WritePcapng(&file, PcapngMeta{Application: name, Comment: comment}, slices.Values([]Packet{p, p}))
+		if n != 2 || err != nil {
+			t.Fatalf("wrote %d packets: %v", n, err)
+		}
+		r, err := NewReader(&file)
+		for batch := make([]Segment, 3); err == nil; {
+			_, err = r.Read(batch)
+		}
+		if err != io.EOF && LinkType(link).known() {
+			t.Errorf("read back: %v", err)
+		}
+		if s := r.Stats(); s.Handed != 2 {
+			t.Errorf("read back %d packets", s.Handed)
+		}
+	})
 }

@@ -115,7 +115,7 @@ func TestRecorderKeepsAll(t *testing.T) {
 	if _, whole := whole(t, packets); len(packets) != 3000 || len(whole) != 1000 || rec.Seen != 3000 || rec.Kept != 3000 {
 		t.Errorf("%d packets, %d handshakes, seen %d, kept %d", len(packets), len(whole), rec.Seen, rec.Kept)
 	}
-	if !slices.IsSortedFunc(packets, func(a, b Packet) int { return int(a.Time - b.Time) }) {
+	if !slices.IsSortedFunc(packets, func(a, b Packet) int { return cmp.Compare(a.Time, b.Time) }) {
 		t.Error("the packets are not in order")
 	}
 	syn := with(honest[0](client(0)), SYN, 1, 0)
