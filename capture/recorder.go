@@ -48,7 +48,8 @@ const (
 // flood; other SYNs by service, window and length; SYN/ACKs and ACKs by window and
 // length; the rest. The stratum that has most in the slice gives way. So what a
 // flood is made of, and what answers it, pushes out its own and little of the
-// others.
+// others. A connection is whole if its rank is below the limits of all the strata
+// that its packets are in.
 type recorder struct {
 	parts []recorderPart
 	begun int64
