@@ -1,9 +1,12 @@
 package guard
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,7 +20,7 @@ import (
 )
 
 // synFrame is a SYN to 192.0.2.1:80 on the wire.
-func synFrame(t *testing.T, i int, window uint16, options ...layers.TCPOption) []byte {
+func synFrame(t testing.TB, i int, window uint16, options ...layers.TCPOption) []byte {
 	t.Helper()
 	ip := &layers.IPv4{
 		Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP,
@@ -149,5 +152,105 @@ func TestSamplingReal(t *testing.T) {
 	}
 	if err := table.Check(); err != nil {
 		t.Error(err)
+	}
+}
+
+// BenchmarkSampling measures what a client feels of samples: how long it takes to
+// connect to a service whose flood, at the wire's full speed, is dropped, with
+// samples taken at 500 a second and without, by turns.
+//
+//	go test -run '^$' -bench Sampling -benchtime 1x ./guard
+func BenchmarkSampling(b *testing.B) {
+	const turns, connects = 20, 200
+	attacker, director := netns.New(b), netns.New(b)
+	netns.Join(b, attacker, "wire", director, "eth0")
+	director.Run(b, "ip", "link", "set", "eth0", "address", "02:00:00:00:00:01")
+	director.Run(b, "ip", "address", "add", "192.0.2.1/24", "dev", "eth0")
+	attacker.Run(b, "ip", "address", "add", "192.0.2.2/24", "dev", "wire")
+	wire := attacker.Sender(b, "wire")
+	var table *nft.Table
+	var listener net.Listener
+	var err, listenErr error
+	director.Do(b, func() {
+		table, err = nft.Open(nft.Config{})
+		listener, listenErr = net.Listen("tcp", "192.0.2.1:80")
+	})
+	if err := errors.Join(err, listenErr); err != nil {
+		b.Fatal(err)
+	}
+	defer table.Close()
+	defer listener.Close()
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	watched := netip.MustParseAddrPort("192.0.2.1:80")
+	if _, err := table.Ensure([]netip.AddrPort{watched}); err != nil {
+		b.Fatal(err)
+	}
+	if err := table.Arm(map[netip.AddrPort]time.Duration{watched: time.Hour}); err != nil {
+		b.Fatal(err)
+	}
+	s := &sampling{number: sampleQueue, open: func(c capture.QueueConfig) (q Queue, err error) {
+		director.Do(b, func() { q, err = capture.OpenQueue(c) })
+		return q, err
+	}}
+	var frames [][]byte
+	for i := range 64 {
+		frames = append(frames, synFrame(b, i, 0))
+	}
+	var sent atomic.Uint64
+	var stop atomic.Bool
+	ended := make(chan error)
+	go func() {
+		for !stop.Load() {
+			if err := wire.Send(frames...); err != nil {
+				ended <- err
+				return
+			}
+			sent.Add(uint64(len(frames)))
+		}
+		ended <- nil
+	}()
+	took := map[bool][]float64{}
+	var samples int
+	now, begun := time.Now(), time.Now()
+	for range turns * b.N {
+		for _, on := range []bool{false, true} {
+			now = now.Add(time.Hour) // past any waiting
+			s.keep(now, table, on)
+			for range connects {
+				var c net.Conn
+				var err error
+				start := time.Now()
+				attacker.Do(b, func() { c, err = net.DialTimeout("tcp", watched.String(), 5*time.Second) })
+				if err != nil {
+					b.Fatal(err)
+				}
+				took[on] = append(took[on], float64(time.Since(start).Microseconds()))
+				c.Close()
+			}
+			samples += len(s.take())
+		}
+	}
+	flood := float64(sent.Load()) / time.Since(begun).Seconds()
+	stop.Store(true)
+	if err := <-ended; err != nil {
+		b.Fatal(err)
+	}
+	quantile := func(on bool, q float64) float64 {
+		slices.Sort(took[on])
+		return took[on][int(q*float64(len(took[on])))]
+	}
+	b.ReportMetric(0, "ns/op")
+	b.Logf("flood of %.0f packets/s, %d samples", flood, samples)
+	for name, q := range map[string]float64{"median": 0.5, "p99": 0.99} {
+		b.Logf("%s: %.0f µs without samples, %.0f with: %.3f", name, quantile(false, q), quantile(true, q), quantile(true, q)/quantile(false, q))
+		b.ReportMetric(quantile(true, q)/quantile(false, q), name+"-ratio")
 	}
 }

@@ -204,6 +204,43 @@ func modules(f *Facts, r *report) {
 	}
 }
 
+// queueModules are what packets are handed over by, for samples.
+var queueModules = []string{"nfnetlink_queue", "nft_queue", "nft_compat", "xt_NFQUEUE"}
+
+// sampling is about the packets that the signatures match, which are looked at
+// before they are dropped.
+func sampling(f *Facts, r *report) {
+	const subject = "sampling"
+	if !f.wantsTable() {
+		return
+	}
+	all := func(want func(Module) bool, names ...string) bool {
+		return !slices.ContainsFunc(names, func(name string) bool {
+			m := f.Modules[name]
+			return !m.known() || !want(m.Value)
+		})
+	}
+	is := func(m Module) bool { return m == Loaded || m == Available }
+	isNot := func(m Module) bool { return m == Absent }
+	switch {
+	case all(is, "nfnetlink_queue", "nft_queue"):
+		r.ok(subject, "a flood's packets are sampled by nft_queue")
+	case all(is, "nfnetlink_queue", "nft_compat", "xt_NFQUEUE"):
+		r.ok(subject, "a flood's packets are sampled by the target NFQUEUE, through nft_compat")
+	case all(isNot, "nfnetlink_queue"), all(isNot, "nft_queue", "nft_compat"), all(isNot, "nft_queue", "xt_NFQUEUE"):
+		r.add(Advice, subject, "this kernel queues no packets", "samples of a flood come from the capture (AF_PACKET) alone, which is shown a small part of it",
+			"boot a kernel with CONFIG_NFT_QUEUE and CONFIG_NETFILTER_NETLINK_QUEUE, as Debian's are")
+	default:
+		var reason string
+		for _, name := range queueModules {
+			if m := f.Modules[name]; !m.known() {
+				reason = cmp.Or(reason, m.Unknown)
+			}
+		}
+		r.unknown(f, subject, "whether this kernel can queue packets for samples", reason)
+	}
+}
+
 // setting gives a sysctl that is there and known.
 func (f *Facts) setting(name string) *int {
 	s, there := f.Sysctls[name]

@@ -236,7 +236,7 @@ func (r *report) unknown(f *Facts, subject, what, reason string) {
 func Examine(f Facts) []Finding {
 	r := &report{}
 	for _, check := range []func(*Facts, *report){
-		configuration, guardRuns, capabilities, kernel, modules, defence, lowMemory, conntrack, listening, hooks, wiring, scripts, clock, unit, state,
+		configuration, guardRuns, capabilities, kernel, modules, sampling, defence, lowMemory, conntrack, listening, hooks, wiring, scripts, clock, unit, state,
 	} {
 		check(&f, r)
 	}

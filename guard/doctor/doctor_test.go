@@ -105,6 +105,13 @@ func TestExamine(t *testing.T) {
 			f.Chains = Fact[[]Chain]{Unknown: "protocol not supported"}
 			module("nf_tables", Absent)(f)
 		})},
+		{"no nft_queue", director(module("nft_queue", Absent))},
+		{"no queues of nftables", director(func(f *Facts) { module("nft_queue", Absent)(f); module("xt_NFQUEUE", Absent)(f) })},
+		{"no queues", director(module("nfnetlink_queue", Absent))},
+		{"no queues on a host", host(module("nfnetlink_queue", Absent))},
+		{"queues not known", director(func(f *Facts) {
+			f.Modules["nft_queue"], f.Modules["nft_compat"] = known(Absent, no), known(Absent, no)
+		})},
 		{"no tcp_diag", host(module("tcp_diag", Absent))},
 		{"modules not known", director(func(f *Facts) { f.Modules["tcp_diag"] = known(Absent, no) })},
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -237,7 +238,7 @@ func (g *gatherer) modules(release Fact[string]) map[string]Fact[Module] {
 		}
 		return false
 	}
-	for _, name := range append([]string{"ip_vs", "nf_tables"}, diag...) {
+	for _, name := range slices.Concat([]string{"ip_vs", "nf_tables"}, queueModules, diag) {
 		switch {
 		case g.there("sys/module/"+name) || has(builtin, name):
 			all[name] = Fact[Module]{Value: Loaded}

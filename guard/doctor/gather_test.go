@@ -45,8 +45,9 @@ var director = map[string]string{
 	"proc/sys/net/ipv4/vs/amemthresh":            "1024\n",
 	"proc/self/status":                           "Name:\tlvsguard\nUid:\t1000\t0\t0\t0\nCapEff:\t0000000400003000\n",
 	"lib/modules/6.1.0-32-amd64/modules.builtin": "kernel/net/ipv4/tcp_diag.ko\n",
-	"lib/modules/6.1.0-32-amd64/modules.dep":     "kernel/net/netfilter/ipvs/ip_vs.ko.xz: kernel/lib/libcrc32c.ko.xz\nkernel/net/ipv4/inet-diag.ko:\n",
+	"lib/modules/6.1.0-32-amd64/modules.dep":     "kernel/net/netfilter/ipvs/ip_vs.ko.xz: kernel/lib/libcrc32c.ko.xz\nkernel/net/netfilter/nfnetlink_queue.ko.xz: kernel/net/netfilter/nfnetlink.ko.xz\nkernel/net/ipv4/inet-diag.ko:\n",
 	"sys/module/nf_tables/":                      "",
+	"sys/module/xt_NFQUEUE/":                     "",
 	"usr/sbin/keepalived":                        "\x7fELF\x00Keepalived version\x00Keepalived v2.2.7 (01/16,2022)\x00",
 	"usr/sbin/lvsguard":                          "",
 	"etc/keepalived/keepalived.conf": `global_defs {
@@ -100,6 +101,7 @@ func TestGather(t *testing.T) {
 	check("guard", f.Guard, Guard{Socket: filepath.Join(root, "run/none.sock"), Answer: Fact[Answer]{Value: NoSocket}})
 	check("modules", f.Modules, map[string]Fact[Module]{
 		"ip_vs": {Value: Available}, "inet_diag": {Value: Available}, "tcp_diag": {Value: Loaded}, "nf_tables": {Value: Loaded},
+		"nfnetlink_queue": {Value: Available}, "nft_queue": {Value: Absent}, "nft_compat": {Value: Absent}, "xt_NFQUEUE": {Value: Loaded},
 	})
 	check("sysctls", f.Sysctls, map[string]Fact[int]{
 		"kernel.dmesg_restrict": {Value: 1}, "net.ipv4.tcp_syncookies": {Value: 1}, vs + "drop_entry": {Value: 1}, vs + "amemthresh": {Value: 1024},
