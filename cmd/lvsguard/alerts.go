@@ -65,7 +65,7 @@ about.`,
 			}
 			if asJSON {
 				return a.printJSON(struct {
-					Time  time.Time          `json:"time"`
+					Time  *time.Time         `json:"time"`
 					Rules []alert.RuleReport `json:"rules"`
 				}{r.Time, r.Rules})
 			}
@@ -125,7 +125,7 @@ once, for 10 s at most.`,
 
 // alertsJSON is the output of alerts --json: a Report without the rules.
 type alertsJSON struct {
-	Time      time.Time              `json:"time"`
+	Time      *time.Time             `json:"time"`
 	Groups    []alert.Notification   `json:"groups"`
 	Receivers []alert.ReceiverHealth `json:"receivers"`
 	LeftOut   int                    `json:"left_out"`
@@ -165,13 +165,13 @@ func newFiguresJSON() figuresJSON {
 }
 
 func writeAlerts(w io.Writer, r *alert.Report, now time.Time) {
-	switch age := now.Sub(r.Time); {
-	case r.Time.IsZero():
+	switch {
+	case r.Time == nil:
 		fmt.Fprintln(w, "the guard has just started and has not looked yet")
-	case age > 5*time.Second:
-		fmt.Fprintf(w, "STALE: the guard last looked %s ago\n", span(age))
+	case now.Sub(*r.Time) > 5*time.Second:
+		fmt.Fprintf(w, "STALE: the guard last looked %s ago\n", span(now.Sub(*r.Time)))
 	}
-	if len(r.Groups) == 0 && !r.Time.IsZero() {
+	if len(r.Groups) == 0 && r.Time != nil {
 		fmt.Fprintln(w, "nothing fires")
 	}
 	for i := range r.Groups {

@@ -29,10 +29,10 @@ func TestAlertsScreen(t *testing.T) {
 		{Receiver: "hook"},
 	}
 	for name, r := range map[string]*alert.Report{
-		"alerts-none":  {Time: noon},
+		"alerts-none":  {Time: ptr(noon)},
 		"alerts-start": {},
-		"alerts-stale": {Time: ago(time.Minute), Receivers: receivers[:1]},
-		"alerts":       {Time: noon, Groups: []alert.Notification{shop, over}, Receivers: receivers, LeftOut: 7},
+		"alerts-stale": {Time: ptr(ago(time.Minute)), Receivers: receivers[:1]},
+		"alerts":       {Time: ptr(noon), Groups: []alert.Notification{shop, over}, Receivers: receivers, LeftOut: 7},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer

@@ -107,6 +107,13 @@ func TestDoctor(t *testing.T) {
 			doctor.Finding{Severity: doctor.OK, Subject: "configuration", What: filepath.Join(dir, "local.yaml") + " is good; the role is host"}, doctor.Host,
 		},
 		{
+			"receivers and metrics", write("both.yaml", "metrics: {listen: '127.0.0.1:9101'}\nalerts: {receivers: [{name: a, command: {argv: [/bin/true]}}]}\n"),
+			doctor.Finding{
+				Severity: doctor.Advice, Subject: "alerts", What: "this host has receivers, and shows metrics",
+				Why: "if a Prometheus that watches it alerts too, everything comes twice", Remedy: "in a fleet, in lvsguard.yaml: alerts: {receivers: []}; else leave it so",
+			}, doctor.Director,
+		},
+		{
 			"a broken one", write("broken.yaml", "rle: host\n"),
 			doctor.Finding{
 				Severity: doctor.Critical, Subject: "configuration", What: filepath.Join(dir, "broken.yaml") + ": line 1: unknown key \"rle\"; did you mean \"role\"?",

@@ -109,7 +109,7 @@ func TestReceiverHangs(t *testing.T) {
 			time.Sleep(15 * time.Second)
 			m.flood(0)
 			time.Sleep(15 * time.Second)
-			if age := time.Since(a.Report().Time); age > 2*time.Second {
+			if age := time.Since(*a.Report().Time); age > 2*time.Second {
 				t.Errorf("the last look was %s ago", age)
 			}
 			if h := a.Report().Receivers; h[0].Queued > 6 {

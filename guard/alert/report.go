@@ -8,7 +8,7 @@ import (
 
 // A Report is how alerts stand.
 type Report struct {
-	Time time.Time `json:"time"` // of the last look; zero: there was none
+	Time *time.Time `json:"time"` // of the last look; nil: there was none
 	// Groups are those that fire or wait to be told as over, as they would be told
 	// now, the gravest first.
 	Groups    []Notification   `json:"groups"`
@@ -43,7 +43,7 @@ type RuleReport struct {
 
 // Report tells how alerts stand, but for the receivers.
 func (e *Engine) Report(now time.Time, mode guard.Mode) *Report {
-	out := &Report{Time: wall(now), Groups: e.Firing(now, mode), Rules: make([]RuleReport, 0, len(e.rules)), LeftOut: e.lost}
+	out := &Report{Time: new(wall(now)), Groups: e.Firing(now, mode), Rules: make([]RuleReport, 0, len(e.rules)), LeftOut: e.lost}
 	for _, r := range e.rules {
 		is := RuleReport{
 			Name: r.Name, Figure: r.Figure, Severity: r.Severity, When: r.when(), Match: r.Match, By: r.labels, GroupBy: r.groupBy,

@@ -51,6 +51,9 @@ func configuration(f *Facts, r *report) {
 		r.add(Warning, subject, "metrics are asked for with a password or token over http", "whoever listens on the way can read it", "in lvsguard.yaml: metrics: {tls_cert_file: …, tls_key_file: …}")
 		return
 	}
+	if f.TellsAndShows {
+		r.add(Advice, "alerts", "this host has receivers, and shows metrics", "if a Prometheus that watches it alerts too, everything comes twice", "in a fleet, in lvsguard.yaml: alerts: {receivers: []}; else leave it so")
+	}
 	what := f.ConfigFile + " is good"
 	if f.ConfigFile == "" {
 		what = "there is none: the defaults"

@@ -79,12 +79,15 @@ type Facts struct {
 	// plain HTTP with a password or token. MetricsOpen: by it, metrics are served
 	// beyond this host to whoever asks; MetricsClear: with a password or token, over
 	// plain HTTP.
-	ConfigFile    string       `json:"config_file"`
-	ConfigError   string       `json:"config_error"`
-	ConfigUnknown string       `json:"config_unknown"`
-	ClearSecrets  bool         `json:"clear_secrets"`
-	MetricsOpen   bool         `json:"metrics_open"`
-	MetricsClear  bool         `json:"metrics_clear"`
+	ConfigFile    string `json:"config_file"`
+	ConfigError   string `json:"config_error"`
+	ConfigUnknown string `json:"config_unknown"`
+	ClearSecrets  bool   `json:"clear_secrets"`
+	MetricsOpen   bool   `json:"metrics_open"`
+	MetricsClear  bool   `json:"metrics_clear"`
+	// TellsAndShows: by the configuration this host tells of alerts itself, and
+	// serves the metrics by which a fleet's Prometheus would.
+	TellsAndShows bool         `json:"tells_and_shows"`
 	Release       Fact[string] `json:"kernel_release"`
 
 	Self  Process `json:"self"`

@@ -80,6 +80,8 @@ func TestExamine(t *testing.T) {
 		{"metrics for everybody", host(func(f *Facts) { f.MetricsOpen = true })},
 		{"metrics with a token over http", host(func(f *Facts) { f.MetricsClear = true })},
 
+		{"receivers and metrics", host(func(f *Facts) { f.TellsAndShows = true })},
+
 		{"guard has died", director(func(f *Facts) { f.Guard.Answer.Value = Refuses })},
 		{"guard hangs", director(func(f *Facts) { f.Guard.Answer = Fact[Answer]{Unknown: "i/o timeout"} })},
 		{"guard is old", director(func(f *Facts) { f.Guard.Replaced = true })},

@@ -32,8 +32,8 @@ type Config struct {
 	Version string // of this program
 
 	// These come into the facts as they are.
-	ConfigFile, ConfigError, ConfigUnknown  string
-	ClearSecrets, MetricsOpen, MetricsClear bool
+	ConfigFile, ConfigError, ConfigUnknown                 string
+	ClearSecrets, MetricsOpen, MetricsClear, TellsAndShows bool
 
 	Role    Role
 	Watches bool // addresses are counted besides those of IPVS
@@ -66,7 +66,7 @@ func Gather(ctx context.Context, cfg Config) Facts {
 	}
 	f := Facts{
 		Role: cfg.Role, Watches: cfg.Watches, Version: cfg.Version,
-		ConfigFile: cfg.ConfigFile, ConfigError: cfg.ConfigError, ConfigUnknown: cfg.ConfigUnknown, ClearSecrets: cfg.ClearSecrets,
+		ConfigFile: cfg.ConfigFile, ConfigError: cfg.ConfigError, ConfigUnknown: cfg.ConfigUnknown, ClearSecrets: cfg.ClearSecrets, TellsAndShows: cfg.TellsAndShows,
 		MetricsOpen: cfg.MetricsOpen, MetricsClear: cfg.MetricsClear,
 		PageSize: uint64(os.Getpagesize()),
 	}
