@@ -58,9 +58,9 @@ func freePort(t *testing.T) string {
 }
 
 // serveMetrics serves until the test ends, and gives what there was logged.
-func serveMetrics(t *testing.T, cfg guard.MetricsConfig, change func(*Metrics)) (*troubled, *bytes.Buffer) {
+func serveMetrics(t *testing.T, of *guard.Measurement, cfg guard.MetricsConfig, change func(*Metrics)) (*troubled, *bytes.Buffer) {
 	t.Helper()
-	g := &troubled{measured: measured{director()}}
+	g := &troubled{measured: measured{of}}
 	var log bytes.Buffer
 	m := NewMetrics(MetricsConfig{MetricsConfig: cfg, Guard: g, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if change != nil {
@@ -80,9 +80,9 @@ func serveMetrics(t *testing.T, cfg guard.MetricsConfig, change func(*Metrics)) 
 
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not after 10 s: %s", what)
+			t.Fatalf("not after 30 s: %s", what)
 		}
 	}
 }
@@ -116,7 +116,7 @@ func request(t *testing.T, method, url string) *http.Request {
 // Nothing can be had but the page and the way to it, and nothing be changed.
 func TestMetricsMethods(t *testing.T) {
 	at := freePort(t)
-	serveMetrics(t, guard.MetricsConfig{Listen: at}, nil)
+	serveMetrics(t, director(), guard.MetricsConfig{Listen: at}, nil)
 	for _, tt := range []struct {
 		method, path string
 		code         int
@@ -142,7 +142,7 @@ func TestMetricsMethods(t *testing.T) {
 
 func TestMetricsNegotiation(t *testing.T) {
 	at := freePort(t)
-	serveMetrics(t, guard.MetricsConfig{Listen: at}, nil)
+	serveMetrics(t, director(), guard.MetricsConfig{Listen: at}, nil)
 	r := request(t, "GET", "http://"+at+"/metrics")
 	r.Header.Set("Accept", openMetrics)
 	r.Header.Set("Accept-Encoding", "gzip")
@@ -189,7 +189,7 @@ func TestMetricsSecrets(t *testing.T) {
 			write(canary + "\n")
 			at := freePort(t)
 			tt.cfg.Listen = at
-			g, log := serveMetrics(t, tt.cfg, nil)
+			g, log := serveMetrics(t, director(), tt.cfg, nil)
 			ask := func(secret string) (int, string) {
 				t.Helper()
 				r := request(t, "GET", "http://"+at+"/metrics")
@@ -279,7 +279,7 @@ func TestMetricsTLS(t *testing.T) {
 	certFile, keyFile := filepath.Join(dir, "crt"), filepath.Join(dir, "key")
 	certificate := certify(t, 1, certFile, keyFile)
 	at := freePort(t)
-	g, _ := serveMetrics(t, guard.MetricsConfig{Listen: at, TLSCertFile: certFile, TLSKeyFile: keyFile}, nil)
+	g, _ := serveMetrics(t, director(), guard.MetricsConfig{Listen: at, TLSCertFile: certFile, TLSKeyFile: keyFile}, nil)
 	ask := func(c *x509.Certificate) (*http.Response, error) {
 		roots := x509.NewCertPool()
 		roots.AddCert(c)
@@ -323,7 +323,7 @@ func TestMetricsAddressInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := l.Addr().String()
-	g, _ := serveMetrics(t, guard.MetricsConfig{Listen: at}, nil)
+	g, _ := serveMetrics(t, director(), guard.MetricsConfig{Listen: at}, nil)
 	eventually(t, "it is told of", func() bool {
 		return strings.Contains(g.trouble(), "metrics.listen: listen tcp "+at) && strings.Contains(g.trouble(), "address already in use")
 	})
@@ -336,7 +336,7 @@ func TestMetricsAddressInUse(t *testing.T) {
 // Those who say nothing, or who read nothing, hold up others only for a while.
 func TestMetricsSlow(t *testing.T) {
 	at := freePort(t)
-	serveMetrics(t, guard.MetricsConfig{Listen: at}, func(m *Metrics) { m.idle, m.slow = 300*time.Millisecond, 300*time.Millisecond })
+	serveMetrics(t, director(), guard.MetricsConfig{Listen: at}, func(m *Metrics) { m.idle, m.slow = 300*time.Millisecond, 300*time.Millisecond })
 	get(t, http.DefaultClient, request(t, "GET", "http://"+at+"/"))
 	http.DefaultClient.CloseIdleConnections()
 	for i := range 2 * maxScrapers {
@@ -360,7 +360,7 @@ func TestMetricsSlow(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	resp, _ := get(t, &http.Client{Timeout: 8 * time.Second}, request(t, "GET", "http://"+at+"/metrics"))
+	resp, _ := get(t, &http.Client{Timeout: 20 * time.Second}, request(t, "GET", "http://"+at+"/metrics"))
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("in the middle of them a scrape is answered with %d", resp.StatusCode)
 	}
