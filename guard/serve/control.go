@@ -3,6 +3,9 @@
 // The control socket speaks HTTP over a Unix socket: GET /v1/status, /v1/pressure,
 // /v1/sockets and /v1/alerts, and POST /v1/command and /v1/alerts/test for root. Who
 // asks is told by the kernel (SO_PEERCRED), not by what is sent.
+//
+// [Metrics] serves /metrics over TCP, to whoever the configuration lets. Nothing can
+// be changed there.
 package serve
 
 import (
