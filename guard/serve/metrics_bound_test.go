@@ -152,7 +152,7 @@ func TestMetricsUnknown(t *testing.T) {
 				m.Verdicts[i].State, m.Verdicts[i].Figures.HalfOpen = guard.Unknown, nil
 			}
 		}, `lvsguard_service_(verdict|half_open_connections)`},
-		{"the roles", func(m *guard.Measurement) { m.Sample.Roles = nil }, `lvsguard_vrrp_state`},
+		{"the roles", func(m *guard.Measurement) { m.Sample.Roles = nil }, `lvsguard_vrrp_.*`},
 		{"real servers", func(m *guard.Measurement) {
 			for i := range m.Sample.Servers {
 				m.Sample.Servers[i].Figures = &pressure.Server{Unknown: "silent"}
