@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"unicode"
 )
 
@@ -17,11 +18,15 @@ const most = 64 << 10
 
 // Read returns the line that the file holds, without blanks around it.
 func Read(name string) (string, error) {
-	f, err := os.Open(name)
+	// Opening a named pipe must not wait for a writer.
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return "", errors.New(name + " is no regular file")
+	}
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return "", err

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -33,6 +34,13 @@ func TestRead(t *testing.T) {
 				t.Errorf("the error is %q", err)
 			}
 		})
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(pipe); err == nil || !strings.Contains(err.Error(), "is no regular file") {
+		t.Errorf("of a pipe: %v", err)
 	}
 	if _, err := Read(filepath.Join(dir, "absent")); !os.IsNotExist(err) {
 		t.Errorf("of no file: %v", err)
