@@ -77,6 +77,9 @@ func (a *app) printEntry(e guard.Entry) {
 	if e.Count > 1 {
 		line = append(line, fmt.Sprintf("%d times", e.Count))
 	}
+	if e.Receiver != "" {
+		line = append(line, "for receiver", e.Receiver)
+	}
 	if e.By != "" {
 		line = append(line, "by", e.By)
 	}

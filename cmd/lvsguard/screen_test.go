@@ -208,6 +208,8 @@ func someJournal() []guard.Entry {
 		{Time: noon.Add(8 * time.Second), Event: guard.EventKernel, Kind: "ipvs_no_memory", Subject: "ip_vs_conn_new", Count: 1, Reason: "IPVS: ip_vs_conn_new: no memory"},
 		{Time: noon.Add(8 * time.Second), Event: guard.EventKernel, Kind: "conntrack_full", Count: 812, Reason: "nf_conntrack: nf_conntrack: table full, dropping packet"},
 		{Time: noon.Add(8 * time.Second), Event: guard.EventHealth, Service: "192.0.2.1:80", Server: "198.51.100.1:80", To: "DOWN", Reason: "by keepalived's health check"},
+		{Time: noon.Add(8 * time.Second), Event: guard.EventAlert, Subject: "project=shop", To: "firing", Kind: "critical", Reason: "flood on 192.0.2.1:80: 487123 of 497123 SYN/s bear a signature (threshold 1000/s and 50%)"},
+		{Time: noon.Add(8 * time.Second), Event: guard.EventUndelivered, Subject: "project=shop", To: "firing", Kind: "critical", Receiver: "oncall", Reason: "it could not be delivered in time"},
 		{Time: noon.Add(9 * time.Second), Event: guard.EventStop, Reason: "leases lapse within 1m0s"},
 	}
 }

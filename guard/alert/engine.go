@@ -112,9 +112,10 @@ func (e *Engine) Evaluate(now time.Time, s *guard.Status) []Notification {
 		e.lost += r.leftOut
 	}
 	var all []Notification
+	services := armedOf(s)
 	for _, name := range slices.Sorted(maps.Keys(e.groups)) {
 		g := e.groups[name]
-		g.act(now, s)
+		g.act(now, services)
 		state, due := g.step(now, e.repeat)
 		if !due {
 			continue

@@ -319,15 +319,15 @@ func TestThousandAlerts(t *testing.T) {
 // What flaps is told less and less, and no less is known of it.
 func TestFlapping(t *testing.T) {
 	e := NewEngine("lb1", parse(t, ""))
-	told := play(e, 0, 12*3600, func(second int) *guard.Status {
+	told := play(e, 0, 4*3600, func(second int) *guard.Status {
 		s := calm(at(second))
 		if second%60 < 20 {
 			underFlood(t, s, "192.0.2.1:80", "shop", 5000)
 		}
 		return s
 	})
-	if len(told) > 12 {
-		t.Errorf("%d messages in 12 hours of flapping:\n%s", len(told), strings.Join(told, "\n"))
+	if len(told) > 10 {
+		t.Errorf("%d messages in 4 hours of flapping:\n%s", len(told), strings.Join(told, "\n"))
 	}
 }
 

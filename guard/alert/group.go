@@ -128,36 +128,46 @@ type deed struct {
 	Until   time.Time `json:"until,omitzero"`
 }
 
-// act takes note of which services are armed.
-func (g *group) act(now time.Time, s *guard.Status) {
+// An armed service is one for which the guard drops.
+type armed struct {
+	name string
+	*guard.ServiceStatus
+}
+
+// armedOf are those of s whose lease is more than a standby's precaution.
+func armedOf(s *guard.Status) []armed {
+	var all []armed
+	for i := range s.Services {
+		if svc := &s.Services[i]; svc.Lease != nil && svc.Lease.By != guard.ByPrearm {
+			all = append(all, armed{svc.Service.String(), svc})
+		}
+	}
+	return all
+}
+
+// act takes note of which of the group's services are armed.
+func (g *group) act(now time.Time, services []armed) {
 	for i := range g.deeds {
-		if d := &g.deeds[i]; d.Until.IsZero() && !slices.ContainsFunc(s.Services, func(svc guard.ServiceStatus) bool { return drops(&svc) && svc.Service.String() == d.Service }) {
+		if d := &g.deeds[i]; d.Until.IsZero() && !slices.ContainsFunc(services, func(a armed) bool { return a.name == d.Service }) {
 			d.Until = now
 		}
 	}
-	for i := range s.Services {
-		svc := &s.Services[i]
-		if !drops(svc) || !g.has(svc) {
-			continue
+	for _, a := range services {
+		if len(g.deeds) >= maxDeeds {
+			return
 		}
-		name := svc.Service.String()
-		if slices.ContainsFunc(g.deeds, func(d deed) bool { return d.Service == name && d.Until.IsZero() }) || len(g.deeds) >= maxDeeds {
-			continue
+		if !slices.ContainsFunc(g.deeds, func(d deed) bool { return d.Service == a.name && d.Until.IsZero() }) && g.has(a) {
+			g.deeds = append(g.deeds, deed{Service: a.name, By: a.Lease.By, Since: a.Lease.Since})
 		}
-		g.deeds = append(g.deeds, deed{Service: name, By: svc.Lease.By, Since: svc.Lease.Since})
 	}
 }
 
-func drops(s *guard.ServiceStatus) bool { return s.Lease != nil && s.Lease.By != guard.ByPrearm }
-
-// has tells whether a service is the group's: one of its project, or one that it
-// has an alert of.
-func (g *group) has(s *guard.ServiceStatus) bool {
-	if p := g.labels["project"]; p != "" && p != s.Project {
+// has tells whether the group has an alert of a service.
+func (g *group) has(a armed) bool {
+	if p := g.labels["project"]; p != "" && p != a.Project {
 		return false
 	}
-	name := s.Service.String()
-	return slices.ContainsFunc(g.members, func(m *member) bool { return m.labels.Service == name })
+	return slices.ContainsFunc(g.members, func(m *member) bool { return m.labels.Service == a.name })
 }
 
 func (g *group) actions(mode guard.Mode) []string {
