@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -75,6 +76,7 @@ func (a *app) withIncident(prefix string, do func(store *incident.Store, r *inci
 		return err
 	}
 	var found, ids []string
+	all = slices.DeleteFunc(all, func(l incident.Listed) bool { return errors.Is(l.Err, incident.ErrNotFound) })
 	for _, l := range all {
 		ids = append(ids, l.ID)
 	}
@@ -122,6 +124,7 @@ type incidentJSON struct {
 	FirstDrop *time.Time      `json:"first_drop"`
 	Ended     *time.Time      `json:"ended"`
 	Seconds   float64         `json:"seconds"`
+	Verdict   string          `json:"verdict"`
 	Totals    incident.Totals `json:"totals"`
 	Peaks     incident.Peaks  `json:"peaks"`
 	Pinned    bool            `json:"pinned"`
@@ -142,6 +145,9 @@ func (a *app) listIncidents(from time.Time, asJSON bool) error {
 	list := incidentsJSON{Incidents: []incidentJSON{}}
 	ids := make([]string, 0, len(all))
 	for _, l := range all {
+		if errors.Is(l.Err, incident.ErrNotFound) {
+			continue // packets alone, as capture save writes them
+		}
 		ids = append(ids, l.ID)
 		if l.Err != nil {
 			// The last one is returned, and told with the exit status.
@@ -158,7 +164,7 @@ func (a *app) listIncidents(from time.Time, asJSON bool) error {
 		}
 		list.Incidents = append(list.Incidents, incidentJSON{
 			ID: r.ID, Host: r.Host, Service: r.Service, Project: r.Project,
-			Onset: r.Onset, Flooded: r.Flooded, FirstDrop: r.FirstDrop, Ended: r.Ended, Seconds: last.Sub(r.Onset).Seconds(),
+			Onset: r.Onset, Flooded: r.Flooded, FirstDrop: r.FirstDrop, Ended: r.Ended, Seconds: last.Sub(r.Onset).Seconds(), Verdict: report.Verdict(r),
 			Totals: r.Totals, Peaks: r.Peaks, Pinned: r.Pinned, Bytes: l.Bytes,
 		})
 	}

@@ -27,11 +27,11 @@ func writeIncidents(w io.Writer, list []incidentJSON, ids []string) {
 		longest = max(longest, len(uniquePrefix(i.ID, ids)))
 	}
 	// What the ID takes, the service is without; a long ID has it in itself.
-	const both = 35
+	const both = 33
 	longest = min(longest, both-len("SERVICE"))
 	columns := []column{
 		{"ID", longest, false}, {"BEGAN", 11, false}, {"FOR", 4, true}, {"PEAK/s", 6, true}, {"DROPPED", 7, true},
-		{"VERDICT", 7, false}, {"PIN", 3, false}, {"SERVICE", both - longest, false},
+		{"VERDICT", 9, false}, {"PIN", 3, false}, {"SERVICE", both - longest, false},
 	}
 	for _, i := range list {
 		took, pin := span(time.Duration(i.Seconds*float64(time.Second))), ""
@@ -44,7 +44,7 @@ func writeIncidents(w io.Writer, list []incidentJSON, ids []string) {
 		service := report.Clean(strings.TrimSpace(i.Service + " " + i.Project))
 		rows = append(rows, []string{
 			uniquePrefix(i.ID, ids), i.Onset.Local().Format("01-02 15:04"), took, shortOr(i.Peaks.SYN), countOr(i.Totals.Dropped),
-			verdictOf(i.Flooded), pin, cut(service, both-longest),
+			i.Verdict, pin, cut(service, both-longest),
 		})
 	}
 	writeTable(w, columns, rows, nil)
@@ -53,13 +53,6 @@ func writeIncidents(w io.Writer, list []incidentJSON, ids []string) {
 		fmt.Fprintln(w, ">: its end is not known, or has not come yet")
 	}
 	fmt.Fprintln(w, "'lvsguard incidents show ID' tells the story, 'report ID' writes it as a page")
-}
-
-func verdictOf(flooded *time.Time) string {
-	if flooded == nil {
-		return "rising"
-	}
-	return "flood"
 }
 
 // uniquePrefix is as much of id as no other of ids begins with.

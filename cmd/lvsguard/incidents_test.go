@@ -160,7 +160,14 @@ func TestIncidentsBroken(t *testing.T) {
 	if err := os.WriteFile(broken, []byte(`{"format":1,`), 0o640); err != nil {
 		t.Fatal(err)
 	}
+	// What capture save writes is no incident.
+	if err := os.WriteFile(filepath.Join(incident.Dir(dir), "20260101T000000Z-capture-by_hand-1.pcapng"), nil, 0o640); err != nil {
+		t.Fatal(err)
+	}
 	status, out, errOut := lvsguard(t, "incidents", "--state-dir", dir)
+	if strings.Contains(out+errOut, "capture") {
+		t.Errorf("a capture is told of: %s%s", out, errOut)
+	}
 	if status != 1 || !strings.Contains(out, "192.0.2.101:80") || !strings.Contains(errOut, broken) {
 		t.Errorf("status %d\n%s%s", status, out, errOut)
 	}
@@ -414,7 +421,7 @@ func TestIncidentJSONKeys(t *testing.T) {
 	}
 	_, out, _ := lvsguard(t, "incidents", "--json", "--state-dir", keepIncidents(t, r))
 	wantKeys(t, "incidents", json.RawMessage(out), "incidents"+prefixed("incidents.", `
-		id host service project onset flooded first_drop ended seconds pinned bytes `+totals+peaks))
+		id host service project onset flooded first_drop ended seconds verdict pinned bytes `+totals+peaks))
 
 	r.Gaps = []incident.Gap{{}}
 	r.Unknown, r.ActionsLeftOut = map[string]string{"look": "why"}, 1

@@ -77,15 +77,15 @@ func droppedNight() *incident.Record {
 		},
 	}
 	r.Actions = []incident.Action{
-		{Time: night, Kind: "verdict", Text: "calm → rising: 11874 of 12019 SYN/s bear a signature (threshold 1000/s for 3s)"},
-		{Time: *after(3 * time.Second), Kind: "verdict", Text: "rising → flood: 11874 of 12019 SYN/s bear a signature (threshold 1000/s and 50%)"},
+		{Time: night, Kind: "verdict", Text: "calm to rising: 11874 of 12019 SYN/s bear a signature (threshold 1000/s for 3s)"},
+		{Time: *after(3 * time.Second), Kind: "verdict", Text: "rising to flood: 11874 of 12019 SYN/s bear a signature (threshold 1000/s and 50%)"},
 		{Time: *after(3 * time.Second), Kind: "lease", Text: "armed: 11874 of 12019 SYN/s bear a signature", By: "auto"},
 		{Time: *after(9 * time.Second), Kind: "kernel", Text: "Possible SYN flooding on port 192.0.2.101:80. Sending cookies. (2 real servers)"},
-		{Time: *after(11 * time.Second), Kind: "pressure", Text: "IPVS connections ok → warning: 46210 of 58000"},
-		{Time: *after(66 * time.Second), Kind: "pressure", Text: "IPVS connections warning → ok"},
-		{Time: *after(9 * time.Minute), Kind: "role", Text: "VI_1 MASTER → BACKUP"},
-		{Time: *after(9*time.Minute + 22*time.Second), Kind: "role", Text: "VI_1 BACKUP → MASTER"},
-		{Time: *after(length), Kind: "verdict", Text: "flood → calm: under 200/s for 1m0s"},
+		{Time: *after(11 * time.Second), Kind: "pressure", Text: "IPVS connections: ok to warning: 46210 of 58000"},
+		{Time: *after(66 * time.Second), Kind: "pressure", Text: "IPVS connections: warning to ok"},
+		{Time: *after(9 * time.Minute), Kind: "role", Text: "VI_1: MASTER to BACKUP"},
+		{Time: *after(9*time.Minute + 22*time.Second), Kind: "role", Text: "VI_1: BACKUP to MASTER"},
+		{Time: *after(length), Kind: "verdict", Text: "flood to calm: under 200/s for 1m0s"},
 		{Time: *after(length), Kind: "lease", Text: "disarmed: the flood is over", By: "auto"},
 	}
 	r.Series = series(length, func(i int, since time.Duration, p *incident.Point) bool {
@@ -173,9 +173,9 @@ func observedNight() *incident.Record {
 		},
 		Collateral: incident.Collateral{Sampled: 0},
 		Actions: []incident.Action{
-			{Time: night, Kind: "verdict", Text: "calm → half_open_flood: about 15000 half-open entries, 91 % of this service's"},
-			{Time: *after(70 * time.Second), Kind: "pressure", Text: "low memory warning → critical: 61 MB of 854 MB can still be had"},
-			{Time: *after(length), Kind: "verdict", Text: "half_open_flood → calm"},
+			{Time: night, Kind: "verdict", Text: "calm to half_open_flood: about 15000 half-open entries, 91 % of this service's"},
+			{Time: *after(70 * time.Second), Kind: "pressure", Text: "low memory: warning to critical: 61 MB of 854 MB can still be had"},
+			{Time: *after(length), Kind: "verdict", Text: "half_open_flood to calm: fewer than 10000 half-open entries for 1m0s"},
 		},
 		Packets: []incident.PacketFile{
 			{Name: "20260303T031204Z-2001-db8-1111-2222-3333-4444-5555-6666_443-onset-1.pcapng", Why: "onset", From: night, To: night.Add(time.Second), Packets: 3911, Seen: 3911, Bytes: 470000},
@@ -222,7 +222,7 @@ func cutNight() *incident.Record {
 		Began:   "2300 of 2400 SYN/s bear a signature (threshold 1000/s and 50%)",
 		Gaps:    []incident.Gap{{From: *after(40 * time.Second), To: *after(95 * time.Second), Reason: "the guard was killed"}},
 		Peaks:   incident.Peaks{SYN: new(2400.0), Suspect: new(2300.0)},
-		Actions: []incident.Action{{Time: *after(3 * time.Second), Kind: "lease", Text: "armed by hand for 10m", By: "uid 0, pid 584"}, {Time: *after(96 * time.Second), Kind: "guard", Text: "the guard started, and goes on with this record"}},
+		Actions: []incident.Action{{Time: *after(3 * time.Second), Kind: "lease", Text: "armed: by hand, for 10m", By: "uid 0, pid 584"}, {Time: *after(96 * time.Second), Kind: "guard", Text: "the guard started, and goes on with this record"}},
 		Unknown: map[string]string{
 			"totals": "counters were lost with the guard that was killed", "clients": "no handshakes are watched: CAP_NET_RAW is missing",
 			"look": "no packets were sampled: CAP_NET_RAW is missing", "memory_share": "open /proc/meminfo: permission denied",
@@ -298,7 +298,7 @@ func anHour() *incident.Record {
 	r.Ended = after(time.Hour)
 	r.Actions = nil
 	for i := range incident.MaxActions {
-		r.Actions = append(r.Actions, incident.Action{Time: *after(time.Duration(7*i) * time.Second), Kind: "pressure", Text: fmt.Sprintf("IPVS connections ok → warning: %d of 58000 connections; at this rate it is full in 41 s", i), By: "auto"})
+		r.Actions = append(r.Actions, incident.Action{Time: *after(time.Duration(7*i) * time.Second), Kind: "pressure", Text: fmt.Sprintf("IPVS connections: ok to warning: %d of 58000 connections; at this rate it is full in 41 s", i), By: "auto"})
 	}
 	var packets []incident.PacketFile
 	for i := range 60 {

@@ -54,6 +54,31 @@ func dropped(r *incident.Record) bool {
 	return r.FirstDrop != nil || r.Totals.Dropped != nil && *r.Totals.Dropped > 0
 }
 
+// What an incident came to, in a word.
+const (
+	Flood    = "flood"
+	HalfOpen = "half-open"
+	Rising   = "rising" // it was over, or cut off, before it counted as a flood
+)
+
+// Verdict says which of these r came to.
+func Verdict(r *incident.Record) string {
+	if r.Flooded == nil {
+		return Rising
+	}
+	verdict := Flood
+	for _, a := range r.Actions {
+		switch {
+		case a.Kind != "verdict":
+		case strings.Contains(a.Text, " to flood:"):
+			return Flood
+		case strings.Contains(a.Text, " to half_open_flood:"):
+			verdict = HalfOpen
+		}
+	}
+	return verdict
+}
+
 // Last is the last moment that r knows of: its end, or when it was written.
 func Last(r *incident.Record) time.Time {
 	if r.Ended != nil {
@@ -107,10 +132,9 @@ func (t teller) clock(at time.Time) string {
 func (t teller) zone() string { return t.Onset.In(t.loc).Format("MST") }
 
 func (t teller) title() string {
-	name := "SYN flood"
-	if t.Flooded == nil {
-		name = "Suspicion of a flood"
-	}
+	name := map[string]string{
+		Flood: "SYN flood", HalfOpen: "Half-open flood", Rising: "Suspicion of a flood",
+	}[Verdict(t.Record)]
 	title := name + " on " + Clean(t.Service)
 	if t.Project != "" {
 		title += " (" + Clean(t.Project) + ")"
@@ -229,8 +253,8 @@ func (t teller) drops() string {
 		if t.Totals.Dropped == nil {
 			return ""
 		}
-		if by := t.armedBy(); by != "" {
-			return "The service was armed by " + by + ", and nothing matched: the guard dropped nothing."
+		if t.armed() {
+			return "The service was armed" + t.byWhom() + ", and nothing matched: the guard dropped nothing."
 		}
 		return "The guard dropped nothing: the service was never armed."
 	}
@@ -246,8 +270,8 @@ func (t teller) drops() string {
 	if at := t.FirstDrop; at != nil && at.After(t.Onset) {
 		text += fmt.Sprintf(", beginning %s after the onset", Took(at.Sub(t.Onset)))
 	}
-	if by := t.armedBy(); by != "" {
-		text += "; the service was armed by " + by
+	if t.armed() {
+		text += "; the service was armed" + t.byWhom()
 	}
 	return text + "."
 }
@@ -263,10 +287,23 @@ func (t teller) collateral() string {
 	}
 }
 
-// armedBy says who armed the service first, in words; empty if nobody did.
+// armed says whether the service was armed at any time.
+func (t teller) armed() bool {
+	return t.armedBy() != "" || slices.ContainsFunc(t.Series, func(p incident.Point) bool { return p.Armed })
+}
+
+func (t teller) byWhom() string {
+	if by := t.armedBy(); by != "" {
+		return " by " + by
+	}
+	return " already"
+}
+
+// armedBy says who armed the service first, in words; empty if nobody did since
+// the onset.
 func (t teller) armedBy() string {
 	for _, a := range t.Actions {
-		if a.Kind != "lease" {
+		if a.Kind != "lease" || !strings.HasPrefix(a.Text, "armed") {
 			continue
 		}
 		switch a.By {
@@ -426,7 +463,7 @@ func (t teller) next() []Step {
 	share, known := t.suspectShare()
 	byHand := strings.HasPrefix(t.armedBy(), "an operator")
 	switch {
-	case !dropped(t.Record) && t.Flooded != nil && known && share >= 0.5 && t.armedBy() == "":
+	case !dropped(t.Record) && t.Flooded != nil && known && share >= 0.5 && !t.armed():
 		add("Let the guard drop such a flood by itself, on both directors. It drops what bears the signature, while a service is flooded, and nothing else.", "lvsguard mitigate auto")
 	case byHand && t.FirstDrop != nil && t.FirstDrop.Sub(t.Onset) > late:
 		add("The drop waited for somebody to type it. Let the guard arm by itself, on both directors.", "lvsguard mitigate auto")
@@ -435,7 +472,7 @@ func (t teller) next() []Step {
 	if f := t.signature(); f != nil && (known && share < wellCovered || collateral) {
 		add(fmt.Sprintf("Add this signature to the configuration, so that the guard counts it and can drop it: %s. It covers %s of the flood and %s of good clients.", Clean(f.Text), Percent(f.Flood), Percent(*f.Good)),
 			"signatures:", "  "+Clean(f.Signature), "# then: lvsguard config check && systemctl reload lvsguard")
-		if t.armedBy() == "" {
+		if !t.armed() {
 			add("With that signature, let the guard drop such a flood by itself, on both directors.", "lvsguard mitigate auto")
 		}
 	} else if f == nil && t.Look != nil && known && share < wellCovered {
