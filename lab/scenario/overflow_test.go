@@ -19,21 +19,26 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/guard/doctor"
 	"github.com/lvsguard/lvsguard/guard/pressure"
 	"github.com/lvsguard/lvsguard/lab/flood"
 	"github.com/lvsguard/lvsguard/lab/site"
 )
 
-// asking has the guard ask the real servers' node_exporter, as the sample configuration shows, but with more patience:
-// they share an emulated processor.
-const asking = `servers: {metrics: ["http://{address}:9100/metrics?collect[]=netstat&collect[]=meminfo"], timeout: 1500ms}` + "\n"
+// asking has the guard ask the real servers' node_exporter or lvsguard, as the sample configuration shows, but with more
+// patience: they share an emulated processor.
+const asking = `servers: {metrics: ["http://{address}:9100/metrics?collect[]=netstat&collect[]=meminfo", "http://{address}:9101/metrics"], timeout: 1500ms}` + "\n"
 
 // jsonOf runs a command of lvsguard on this director and reads what it prints.
 func jsonOf(t *testing.T, d *site.Director, into any, args ...string) {
 	t.Helper()
-	text := d.Lvsguard(append(args, "--json")...)
+	readJSON(t, d.Lvsguard(append(args, "--json")...), into)
+}
+
+func readJSON(t *testing.T, text string, into any) {
+	t.Helper()
 	if err := json.Unmarshal([]byte(text), into); err != nil {
-		t.Fatalf("lvsguard %s: %v\n%s", strings.Join(args, " "), err, text)
+		t.Fatalf("%v\n%s", err, text)
 	}
 }
 
@@ -51,23 +56,26 @@ func figuresOf(t *testing.T, d *site.Director, r *site.RealServer) *pressure.Ser
 	return nil
 }
 
-// TestServersUnderFlood: real servers with a way back to the spoofed sources send SYN cookies, and the director shows it.
+// TestServersUnderFlood: real servers with a way back to the spoofed sources send SYN cookies, and the director shows it,
+// by lvsguard on one of them and by node_exporter on the other.
 func TestServersUnderFlood(t *testing.T) {
 	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {
 		d := s.Master()
-		var exporters []*site.Process
 		for _, r := range s.RealServers {
 			r.Backlog(128)
-			exporters = append(exporters, r.Start("prometheus-node-exporter", "--web.listen-address", netip.AddrPortFrom(r.Address(), 9100).String()))
 		}
+		ours, theirs := s.RealServers[0], s.RealServers[1]
+		// Its handshakes are followed in other scenarios: here they would only take the processor that all share.
+		ours.StartGuard(fmt.Sprintf("role: host\nmetrics: {listen: %q}\nhandshakes: {enabled: false}\n", netip.AddrPortFrom(ours.Address(), 9101)))
+		exporter := theirs.Start("prometheus-node-exporter", "--web.listen-address", netip.AddrPortFrom(theirs.Address(), 9100).String())
 		d.StartGuard(observe + asking)
-		for _, r := range s.RealServers {
+		for r, source := range map[*site.RealServer]string{ours: "lvsguard", theirs: "node_exporter"} {
 			var f *pressure.Server
-			site.Wait(t, 15*time.Second, r.Name+" has told its figures", func() bool {
+			site.Wait(t, 30*time.Second, r.Name+" has told its figures", func() bool {
 				f = figuresOf(t, d, r)
 				return f != nil && f.Unknown == ""
 			})
-			if f.Source != "node_exporter" || f.SyncookiesSent == nil || f.SyncookiesSent.Total != 0 || f.MemoryTotal == nil {
+			if f.Source != source || f.SyncookiesSent == nil || f.SyncookiesSent.Total != 0 || f.MemoryTotal == nil {
 				t.Errorf("before the flood, %s: %+v", r.Name, f)
 			}
 		}
@@ -92,10 +100,12 @@ func TestServersUnderFlood(t *testing.T) {
 			t.Errorf("status without a line for each real server:\n%s", text)
 		}
 
+		hostWithoutIPVS(t, ours)
+
 		// One that is silent is unknown, and the other is not.
-		silent, other := s.RealServers[1], s.RealServers[0]
+		silent, other := theirs, ours
 		stopped := time.Now()
-		exporters[1].Signal(unix.SIGSTOP)
+		exporter.Signal(unix.SIGSTOP)
 		var f *pressure.Server
 		site.Wait(t, 15*time.Second, silent.Name+" is unknown", func() bool {
 			f = figuresOf(t, d, silent)
@@ -114,13 +124,43 @@ func TestServersUnderFlood(t *testing.T) {
 		if f := figuresOf(t, d, other); f.Unknown != "" || f.SyncookiesSent == nil {
 			t.Errorf("%s, whose exporter runs: %+v", other.Name, f)
 		}
-		exporters[1].Signal(unix.SIGCONT)
+		exporter.Signal(unix.SIGCONT)
 		site.Wait(t, 15*time.Second, silent.Name+" is known again", func() bool {
 			f := figuresOf(t, d, silent)
 			return f.Unknown == "" && f.SyncookiesSent != nil
 		})
 		t.Logf("servers:\n%s", d.Lvsguard("servers"))
 	}, site.DR4)
+}
+
+// hostWithoutIPVS holds a guard with role: host on a real server against what is there: it needs nothing of IPVS, and
+// misses nothing.
+func hostWithoutIPVS(t *testing.T, r *site.RealServer) {
+	t.Helper()
+	if status := r.Status(); len(status.Services) != 0 || len(status.Unknown) != 0 {
+		t.Errorf("status on %s: %+v", r.Name, status)
+	}
+	var report guard.PressureReport
+	readJSON(t, r.Lvsguard("pressure", "--json"), &report)
+	if report.IPVS != nil || len(report.Resources) == 0 || !slices.ContainsFunc(report.Troubles, func(trouble pressure.Trouble) bool { return trouble.Counter == "TcpExtSyncookiesSent" }) {
+		t.Errorf("pressure on %s: IPVS %+v, %d resources, troubles %+v", r.Name, report.IPVS, len(report.Resources), report.Troubles)
+	}
+	if text := r.Lvsguard("sockets", "--by", "listen"); !strings.Contains(text, ":9101") {
+		t.Errorf("sockets on %s without where the guard itself listens:\n%s", r.Name, text)
+	}
+	text, _ := r.TryLvsguard("doctor", "--json", "--config", r.GuardConfig()) // it fails where something is to be mended
+	var examined struct{ Findings []doctor.Finding }
+	readJSON(t, text, &examined)
+	warned := false // of metrics that anybody can read
+	for _, f := range examined.Findings {
+		warned = warned || f.Worse() && f.Subject == "configuration" && strings.Contains(f.What, "metrics")
+		if about := strings.ToLower(f.Subject + f.What); f.Worse() && (strings.Contains(about, "ipvs") || strings.Contains(about, "keepalived")) {
+			t.Errorf("doctor on %s misses what a real server needs not: %+v", r.Name, f)
+		}
+	}
+	if !warned {
+		t.Errorf("doctor on %s: %+v", r.Name, examined.Findings)
+	}
 }
 
 // levelsOf is what the journal says of resources of one kind: their levels, one after the other.

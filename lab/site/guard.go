@@ -19,23 +19,34 @@ import (
 // state to the next.
 func (d *Director) StartGuard(config string) *Process {
 	d.t.Helper()
-	d.configureGuard(config)
-	name, args := d.guardCommand("run", "--config", d.guardConfig())
-	guard := d.Start(name, args...)
+	return d.startGuard(d.withKeepalived(config))
+}
+
+// StartGuard starts lvsguard on this real server with this configuration and waits until it has looked around.
+func (r *RealServer) StartGuard(config string) *Process {
+	r.t.Helper()
+	return r.startGuard(config)
+}
+
+func (h *Host) startGuard(config string) *Process {
+	h.t.Helper()
+	h.configureGuard(config)
+	name, args := h.guardCommand("run", "--config", h.GuardConfig())
+	guard := h.Start(name, args...)
 	problem := errors.New("it has not sampled anything yet")
 	ready := false
 	defer func() {
 		if !ready {
-			d.t.Logf("the guard on %s: %v", d.Name, problem)
+			h.t.Logf("the guard on %s: %v", h.Name, problem)
 			guard.Signal(unix.SIGQUIT) // makes Go write where every goroutine is
 			guard.Wait(5 * time.Second)
 		}
 	}()
-	Wait(d.t, 20*time.Second, "the guard on "+d.Name+" knows its services", func() bool {
+	Wait(h.t, 20*time.Second, "the guard on "+h.Name+" has looked around", func() bool {
 		if !guard.Running() {
-			d.t.Fatal("the guard has ended")
+			h.t.Fatal("the guard has ended")
 		}
-		status, err := d.status()
+		status, err := h.status()
 		if err != nil {
 			problem = err
 		}
@@ -48,51 +59,56 @@ func (d *Director) StartGuard(config string) *Process {
 // ReloadGuard gives a running guard another configuration. What it makes of it, its status tells.
 func (d *Director) ReloadGuard(guard *Process, config string) {
 	d.t.Helper()
-	d.configureGuard(config)
+	d.configureGuard(d.withKeepalived(config))
 	guard.Signal(unix.SIGHUP)
 }
 
-func (d *Director) guardConfig() string { return filepath.Join(d.Dir, "lvsguard.yaml") }
+// GuardConfig is the guard's configuration on this host.
+func (h *Host) GuardConfig() string { return filepath.Join(h.Dir, "lvsguard.yaml") }
 
-func (d *Director) configureGuard(config string) {
-	d.t.Helper()
-	if !strings.Contains(config, "keepalived:") {
-		config += fmt.Sprintf("\nkeepalived: {config: %s}\n", d.KeepalivedConf())
+func (d *Director) withKeepalived(config string) string {
+	if strings.Contains(config, "keepalived:") {
+		return config
 	}
-	if err := os.WriteFile(d.guardConfig(), []byte(config), 0o600); err != nil {
-		d.t.Fatal(err)
+	return config + fmt.Sprintf("\nkeepalived: {config: %s}\n", d.KeepalivedConf())
+}
+
+func (h *Host) configureGuard(config string) {
+	h.t.Helper()
+	if err := os.WriteFile(h.GuardConfig(), []byte(config), 0o600); err != nil {
+		h.t.Fatal(err)
 	}
 }
 
-// GuardSocket is the guard's control socket on this director.
-func (d *Director) GuardSocket() string { return filepath.Join(d.Dir, "control.sock") }
+// GuardSocket is the guard's control socket on this host.
+func (h *Host) GuardSocket() string { return filepath.Join(h.Dir, "control.sock") }
 
-// GuardState is the guard's state directory on this director.
-func (d *Director) GuardState() string { return filepath.Join(d.Dir, "state") }
+// GuardState is the guard's state directory on this host.
+func (h *Host) GuardState() string { return filepath.Join(h.Dir, "state") }
 
-// guardCommand is a command line of lvsguard with this director's socket and state.
-func (d *Director) guardCommand(args ...string) (string, []string) {
-	return os.Getenv("LVSGUARD_BIN"), append([]string{"--socket", d.GuardSocket(), "--state-dir", d.GuardState()}, args...)
+// guardCommand is a command line of lvsguard with this host's socket and state.
+func (h *Host) guardCommand(args ...string) (string, []string) {
+	return os.Getenv("LVSGUARD_BIN"), append([]string{"--socket", h.GuardSocket(), "--state-dir", h.GuardState()}, args...)
 }
 
-// Lvsguard runs a command of lvsguard on this director, which must succeed, and gives what it printed.
-func (d *Director) Lvsguard(args ...string) string {
-	d.t.Helper()
-	name, args := d.guardCommand(args...)
-	return d.Run(name, args...)
+// Lvsguard runs a command of lvsguard on this host, which must succeed, and gives what it printed.
+func (h *Host) Lvsguard(args ...string) string {
+	h.t.Helper()
+	name, args := h.guardCommand(args...)
+	return h.Run(name, args...)
 }
 
-// TryLvsguard runs a command of lvsguard on this director and gives what it printed. The error has what it complained of.
-func (d *Director) TryLvsguard(args ...string) (string, error) {
-	name, args := d.guardCommand(args...)
-	return d.Try(name, args...)
+// TryLvsguard runs a command of lvsguard on this host and gives what it printed. The error has what it complained of.
+func (h *Host) TryLvsguard(args ...string) (string, error) {
+	name, args := h.guardCommand(args...)
+	return h.Try(name, args...)
 }
 
-// AttachLvsguard runs a command of lvsguard on this director with the test's own standard files, and gives its exit status.
-func (d *Director) AttachLvsguard(args ...string) int {
-	d.t.Helper()
-	name, args := d.guardCommand(args...)
-	return d.Attach(name, args...)
+// AttachLvsguard runs a command of lvsguard on this host with the test's own standard files, and gives its exit status.
+func (h *Host) AttachLvsguard(args ...string) int {
+	h.t.Helper()
+	name, args := h.guardCommand(args...)
+	return h.Attach(name, args...)
 }
 
 // Status is what scenarios look at in the output of lvsguard status --json. What is not known is nil.
@@ -139,19 +155,19 @@ type ServiceStatus struct {
 	} `json:"lease"`
 }
 
-// Status asks the guard on this director how things are.
-func (d *Director) Status() Status {
-	d.t.Helper()
-	status, err := d.status()
+// Status asks the guard on this host how things are.
+func (h *Host) Status() Status {
+	h.t.Helper()
+	status, err := h.status()
 	if err != nil {
-		d.t.Fatal(err)
+		h.t.Fatal(err)
 	}
 	return status
 }
 
-func (d *Director) status() (Status, error) {
+func (h *Host) status() (Status, error) {
 	var status Status
-	err := d.readJSON(&status, "status", "--json")
+	err := h.readJSON(&status, "status", "--json")
 	return status, err
 }
 
@@ -196,8 +212,8 @@ func (d *Director) Counters() Counters {
 	return counters
 }
 
-func (d *Director) readJSON(into any, args ...string) error {
-	text, err := d.TryLvsguard(args...)
+func (h *Host) readJSON(into any, args ...string) error {
+	text, err := h.TryLvsguard(args...)
 	if err != nil {
 		return err
 	}
