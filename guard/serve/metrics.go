@@ -96,7 +96,7 @@ func NewMetrics(cfg MetricsConfig) *Metrics {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		fmt.Fprint(w, `<!DOCTYPE html><title>lvsguard</title><p>lvsguard: <a href="metrics">metrics</a>`+"\n")
 	})
-	m.handler = m.known(mux)
+	m.handler = m.authorised(mux)
 	return m
 }
 
@@ -236,9 +236,9 @@ func (m *Metrics) load() (*tls.Certificate, error) {
 	return &c, nil
 }
 
-// known lets those through who show what is asked for. Where that cannot be read,
+// authorised lets those through who show what is asked for. Where that cannot be read,
 // that is nobody.
-func (m *Metrics) known(next http.Handler) http.Handler {
+func (m *Metrics) authorised(next http.Handler) http.Handler {
 	if !m.cfg.Secret() {
 		return next
 	}
