@@ -42,7 +42,7 @@ type QueueConfig struct {
 }
 
 // A Queue takes samples of the packets that a rule sends to an NFQUEUE. Each
-// passes at once, before anything else is done with it. Those that come while
+// passes at once, before its copy is kept. Those that come while
 // 64 wait pass unseen, and so do all when the process has died, but for those
 // that waited at that moment.
 type Queue struct {
@@ -136,6 +136,10 @@ func ended(err error) int {
 // take lets a packet pass, and whatever came before it and could not be read,
 // and keeps a copy.
 func (q *Queue) take(a nfqueue.Attribute) int {
+	var name string
+	if a.InDev != nil {
+		name = q.interfaceName(*a.InDev) // Close waits for verdicts only
+	}
 	if a.PacketID != nil {
 		// One that is not taken is taken with the next.
 		_ = q.handler.SetVerdictBatch(*a.PacketID, nfqueue.NfAccept)
@@ -144,12 +148,9 @@ func (q *Queue) take(a nfqueue.Attribute) int {
 		return 0
 	}
 	now, _ := q.clock.at(time.Now())
-	p := Packet{Time: now, Link: LinkRaw, Length: uint32(len(*a.Payload)), Data: *a.Payload, Weight: 1}
+	p := Packet{Time: now, Link: LinkRaw, Length: uint32(len(*a.Payload)), Interface: name, Data: *a.Payload, Weight: 1}
 	if a.CapLen != nil { // told where not all of it was copied
 		p.Length = *a.CapLen
-	}
-	if a.InDev != nil {
-		p.Interface = q.interfaceName(*a.InDev)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
