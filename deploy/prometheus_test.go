@@ -221,7 +221,7 @@ func checkRules(t *testing.T, rules []promRule) {
 	known := metrics(t)
 	for _, r := range rules {
 		if r.Record != "" {
-			known[r.Record] = []string{"rule", "project", "service", "filter", "resource", "kind", "vrrp_instance", "server", "source"}
+			known[r.Record] = []string{"rule", "project", "service", "filter", "resource", "kind", "vrrp_instance", "server", "source", "part"}
 		}
 	}
 	for _, r := range rules {

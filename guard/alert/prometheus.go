@@ -135,6 +135,9 @@ func (r fleetRule) by() []string {
 	for _, l := range r.By {
 		by = append(by, promLabel(l))
 	}
+	if r.prom.part {
+		by = append(by, "part")
+	}
 	return by
 }
 
@@ -298,7 +301,9 @@ func (r fleetRule) labels() []string {
 func (r fleetRule) subject() string {
 	var words []string
 	for _, l := range r.by() {
-		if l != "project" && !(l == "kind" && slices.Contains(r.By, "resource")) {
+		said := l == "project" || l == "kind" && slices.Contains(r.By, "resource") ||
+			l == "part" && (slices.Contains(r.By, "service") || slices.Contains(r.By, "filter"))
+		if !said {
 			words = append(words, "{{ $labels."+l+" }}")
 		}
 	}

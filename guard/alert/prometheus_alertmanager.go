@@ -212,12 +212,9 @@ func inhibitions(rules []guard.AlertRule) []amInhibit {
 				slices.Index(grave, mild.Severity) >= slices.Index(grave, bad.Severity) {
 				continue
 			}
-			equal := promLabels(mild.By)
-			if promFigures()[mild.Figure].ofHost {
-				equal = append([]string{"job", "instance"}, equal...)
-			}
+			same := fleetRule{AlertRule: mild, prom: promFigures()[mild.Figure]}.labels()
 			all = append(all, amInhibit{
-				Source: []string{"alertname=" + strconv.Quote(bad.Name)}, Target: []string{"alertname=" + strconv.Quote(mild.Name)}, Equal: equal,
+				Source: []string{"alertname=" + strconv.Quote(bad.Name)}, Target: []string{"alertname=" + strconv.Quote(mild.Name)}, Equal: same,
 			})
 		}
 	}

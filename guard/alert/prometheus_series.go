@@ -14,6 +14,9 @@ type promFigure struct {
 	// server is the label that has the real server; empty: it is not about one.
 	// Directors tell the same of real servers.
 	server string
+	// part says that it has the label part, services or filters, which are summed
+	// apart: the attempts of the ones may be those of the others.
+	part bool
 	// more is what else is worth reading at night.
 	more *moreOf
 }
@@ -43,7 +46,7 @@ func promFigures() map[string]promFigure {
 		}
 	}
 	handshakes := func(name, matchers string) promFigure {
-		return promFigure{value: increases(name, matchers), total: increases("outcomes_total", "")}
+		return promFigure{value: increases(name, matchers), total: increases("outcomes_total", ""), part: true}
 	}
 	flood := &moreOf{
 		query: "sum(rate(lvsguard_service_signature_packets_total{$labels}[1m]))", labels: []string{"project", "service"},
@@ -109,15 +112,15 @@ func promFigures() map[string]promFigure {
 	}
 }
 
-// increases are of the services and of the filters; of everything only on hosts
-// that have neither, because they are a part of it.
+// increases are of the services, and of the filters; of everything only on hosts
+// that have neither.
 func increases(name, matchers string) string {
 	and := matchers
 	if and != "" {
 		and += ","
 	}
-	return fmt.Sprintf(`increase(lvsguard_service_handshake_%[1]s{%[2]s$match}[$window])
-  or increase(lvsguard_handshake_%[1]s{%[3]sfilter!="all"$match}[$window])
-  or increase(lvsguard_handshake_%[1]s{%[3]sfilter="all"$match}[$window])
-    unless on (job, instance) {__name__=~"lvsguard_(service_)?handshake_pending",filter!="all"}`, name, matchers, and)
+	return fmt.Sprintf(`label_replace(increase(lvsguard_service_handshake_%[1]s{%[2]s$match}[$window]), "part", "services", "", "")
+  or label_replace(increase(lvsguard_handshake_%[1]s{%[3]sfilter!="all"$match}[$window]), "part", "filters", "", "")
+  or label_replace(increase(lvsguard_handshake_%[1]s{%[3]sfilter="all"$match}[$window])
+    unless on (job, instance) {__name__=~"lvsguard_(service_)?handshake_pending",filter!="all"}, "part", "filters", "", "")`, name, matchers, and)
 }
