@@ -59,6 +59,59 @@ func TestTell(t *testing.T) {
 	}
 }
 
+// What is advised is what would have helped.
+func TestNext(t *testing.T) {
+	const unchanged = "Nothing needs to change"
+	for _, tt := range []struct {
+		name   string
+		change func(r *incident.Record)
+		want   string
+	}{
+		{"as it was", func(*incident.Record) {}, unchanged},
+		{"a restart", func(r *incident.Record) { r.Gaps = []incident.Gap{{From: night, To: *after(2 * time.Second)}} }, unchanged},
+		{"a guard that was away", func(r *incident.Record) { r.Gaps = []incident.Gap{{From: night, To: *after(time.Minute)}} }, "No guard ran for 1 min."},
+		{"armed by hand, at once", func(r *incident.Record) { r.Actions[2].By = "uid 0, pid 7" }, unchanged},
+		{"armed by hand, late", func(r *incident.Record) {
+			r.Actions[2].By, r.FirstDrop = "uid 0, pid 7", after(5*time.Minute)
+		}, "The drop waited for somebody to type it."},
+		{"observed", func(r *incident.Record) {
+			r.Actions, r.FirstDrop, r.Totals.Dropped = nil, nil, new(uint64(0))
+			for i := range r.Series {
+				r.Series[i].Armed = false
+			}
+		}, "Let the guard drop such a flood by itself"},
+		{"half of it unknown to the signatures", func(r *incident.Record) { r.Totals.Suspect = new(uint64(6000000)) }, "Add this signature to the configuration"},
+		{"and nothing to know it by", func(r *incident.Record) {
+			r.Totals.Suspect = new(uint64(6000000))
+			r.Look.Features = r.Look.Features[3:]
+		}, "No field of the packets tells the flood from good clients well enough"},
+		{"clients hit", func(r *incident.Record) { r.Collateral.Packets = new(uint64(3)) }, "Dropped packets came from addresses that had been clients."},
+		{"memory", func(r *incident.Record) { r.Peaks.MemoryShare = new(0.97) }, "Memory came to 97 %."},
+		{"clients felt it", func(r *incident.Record) { r.Clients.During.Completion = new(0.6) }, "Clients felt it although it was dropped."},
+		{"from one network", func(r *incident.Record) {
+			r.Look.Sources.Spoofed = ""
+			r.Look.Sources.Prefixes[24] = []incident.Value{shares("198.51.100.0/24", 0.9, 0)}
+		}, "90 % of the flood came from 198.51.100.0/24"},
+		{"not ended", func(r *incident.Record) { r.Ended = nil }, "See whether it is over."},
+		{"only rising", func(r *incident.Record) {
+			r.Flooded, r.FirstDrop, r.Totals.Dropped, r.Actions = nil, nil, new(uint64(0)), nil
+		}, "it was over before it counted as a flood"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := droppedNight()
+			tt.change(r)
+			var said []string
+			for _, step := range Tell(r, time.UTC).Next {
+				said = append(said, step.Do)
+			}
+			all := strings.Join(said, "\n")
+			if !strings.Contains(all, tt.want) {
+				t.Errorf("want %q, got:\n%s", tt.want, all)
+			}
+		})
+	}
+}
+
 func pageOf(t testing.TB, r *incident.Record) string {
 	t.Helper()
 	var b bytes.Buffer

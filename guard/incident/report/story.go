@@ -443,7 +443,8 @@ const (
 	// wellCovered is the share of SYNs with a signature above which a flood is
 	// known by it.
 	wellCovered = 0.9
-	// late is when a drop began later than the guard alone would have.
+	// late is when a drop began later than the guard alone would have, or a guard
+	// was away for longer than a restart takes.
 	late = 10 * time.Second
 	// nearlyFull is a share of memory.
 	nearlyFull = 0.9
@@ -503,6 +504,9 @@ func (t teller) next() []Step {
 		}
 	}
 	for _, g := range t.Gaps {
+		if g.To.Sub(g.From) < late { // a restart
+			continue
+		}
 		add("No guard ran for "+Took(g.To.Sub(g.From))+". See why.",
 			"journalctl -u lvsguard -S '"+g.From.Add(-time.Minute).UTC().Format("2006-01-02 15:04:05 UTC")+"'")
 		break
