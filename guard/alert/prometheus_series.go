@@ -39,6 +39,9 @@ func promFigures() map[string]promFigure {
 		return promFigure{value: "lvsguard_service_" + name + "{$match}", ofService: true}
 	}
 	host := func(value string) promFigure { return promFigure{value: value, ofHost: true} }
+	// What a guard was last known to say stands for 10 minutes: a director that dies
+	// in a flood does not say that it is over.
+	lasting := func(name string) string { return "last_over_time(lvsguard_" + name + "{$match}[10m])" }
 	server := func(value string) promFigure {
 		return promFigure{
 			value:  "label_replace(" + value + `, "server", "$1", "address", "(.*)")`,
@@ -53,7 +56,7 @@ func promFigures() map[string]promFigure {
 		format: rounded, what: "SYNs a second with a signature",
 	}
 	return map[string]promFigure{
-		"flood": {value: "lvsguard_service_verdict{$match} >= bool 2", ofService: true, more: flood},
+		"flood": {value: lasting("service_verdict") + " >= bool 2", ofService: true, more: flood},
 		"armed": {
 			value:     "max without (by) (lvsguard_service_lease_remaining_seconds{by!=\"prearm\"$match} > bool 0)\n  or lvsguard_service_armed{$match} * 0",
 			ofService: true,
@@ -80,23 +83,23 @@ func promFigures() map[string]promFigure {
 		"synack_retransmitted":   handshakes("retransmissions_total", `packet="synack"`),
 
 		"pressure_level": {
-			value: "lvsguard_resource_level{$match}", ofHost: true,
+			value: lasting("resource_level"), ofHost: true,
 			more: &moreOf{query: "max(lvsguard_resource_share{$labels})", labels: []string{"job", "instance", "kind", "resource"}, format: percentage, what: "used"},
 		},
 		"pressure_share": host("lvsguard_resource_share{$match}"),
 		"kernel_events":  host("increase(lvsguard_kernel_events_total{$match}[5m])"),
 		"role_changes":   host("increase(lvsguard_vrrp_role_changes_total{$match}[$window])"),
 
-		"source_unknown": host("lvsguard_source_unknown{$match}"),
+		"source_unknown": host(lasting("source_unknown")),
 		"capture_dropped": {
 			value:  "increase(lvsguard_capture_dropped_packets_total{$match}[$window])",
 			total:  "increase(lvsguard_capture_handed_packets_total{$match}[$window])\n  + increase(lvsguard_capture_dropped_packets_total{$match}[$window])",
 			ofHost: true,
 		},
-		"automatic_paused": host("lvsguard_automatic_pause_remaining_seconds{$match} > bool 0"),
+		"automatic_paused": host(lasting("automatic_pause_remaining_seconds") + " > bool 0"),
 		"table_losses":     host("increase(lvsguard_table_losses_total{$match}[$window])"),
-		"journal_failing":  host("lvsguard_journal_failing{$match}"),
-		"config_refused":   host("1 - lvsguard_config_last_reload_successful{$match}"),
+		"journal_failing":  host(lasting("journal_failing")),
+		"config_refused":   host("1 - " + lasting("config_last_reload_successful")),
 		// Clocks differ: that none was counted is what tells, and how long ago the last
 		// one was says more.
 		"look_age_seconds": host("clamp_min(time() - lvsguard_last_tick_timestamp_seconds{$match}, 60)\n" +

@@ -90,7 +90,7 @@ cookies = lvsguard_rule:value{rule="cookies"} > 10
 			guard.AlertRule{Name: "vi", Figure: "flood", By: []string{"instance"}, Match: map[string]string{"instance": "VI_*", "service": "192.0.2.1:*"}, Above: new(0.0)},
 			`instance:lvsguard_rule:value = max by (job, instance, vrrp_instance) (
   (
-    lvsguard_service_verdict{service=~"192\\.0\\.2\\.1:.*"} >= bool 2
+    last_over_time(lvsguard_service_verdict{service=~"192\\.0\\.2\\.1:.*"}[10m]) >= bool 2
   ) * on (job, instance, service) group_left (vrrp_instance) lvsguard_service_info{vrrp_instance=~"VI_.*"}
 )
 lvsguard_rule:value = max by (rule, vrrp_instance) (instance:lvsguard_rule:value{rule="vi"})
