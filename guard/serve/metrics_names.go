@@ -83,8 +83,6 @@ func groups() []group {
 			{"lvsguard_server_inactive_connections", gauge, "server service", "InActConn of the real server."},
 			{"lvsguard_server_persistence_templates", gauge, "server service", "PersistConn of the real server; absent where the service is not persistent."},
 			{"lvsguard_server_connections_total", counter, "server service", "Connections scheduled to the real server."},
-			{"lvsguard_server_in_packets_total", counter, "server service", "Packets to the real server."},
-			{"lvsguard_server_out_packets_total", counter, "server service", "Packets from the real server; absent by DR and TUN."},
 			{"lvsguard_server_in_bytes_total", counter, "server service", "Bytes to the real server."},
 			{"lvsguard_server_out_bytes_total", counter, "server service", "Bytes from the real server; absent by DR and TUN."},
 			{"lvsguard_ipvs_connections", gauge, "", "Entries of the connection table, without persistence templates."},

@@ -367,8 +367,15 @@ func (p *page) server(s *ipvs.Service, rs *ipvs.RealServer, answers bool, labels
 	if s.Persistent > 0 {
 		p.add("lvsguard_server_persistence_templates", float64(rs.PersistConn), labels...)
 	}
-	if !s.Frozen {
-		p.stats("lvsguard_server", &rs.Stats, answers, labels)
+	if s.Frozen {
+		return
+	}
+	// Not packets: of 1,000 real servers they would be a tenth of the page, and
+	// bytes and connections tell how the load is spread.
+	p.add("lvsguard_server_connections_total", float64(rs.Stats.Connections), labels...)
+	p.add("lvsguard_server_in_bytes_total", float64(rs.Stats.BytesIn), labels...)
+	if answers {
+		p.add("lvsguard_server_out_bytes_total", float64(rs.Stats.BytesOut), labels...)
 	}
 }
 
