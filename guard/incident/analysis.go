@@ -18,6 +18,8 @@ const (
 	pendingSYNs = 4096
 	// patience is how long a SYN waits before it counts as unanswered.
 	patience = 3_000_000_000
+	// lead is how long a flood may have been on when the verdict leaves calm.
+	lead = 5_000_000_000
 	// answered is within what time nearly every answer comes.
 	answered = 1_000_000_000
 	// retransmission is the least time after which a client repeats its SYN
@@ -35,7 +37,7 @@ type AnalysisConfig struct {
 	// 20), TTL, options and port match a signature. Nil: none does.
 	Signed func(SYN) bool
 	// Onset is when the verdict left calm, in nanoseconds since 1970. SYNs from
-	// before it are no flood, unless they have a signature.
+	// before it are no flood, unless they have a signature and came shortly before.
 	Onset int64
 	// Known tells whether a source had completed a handshake in the hour before.
 	// Nil: that is not known.
@@ -158,6 +160,10 @@ func (a *Analysis) tallyOf(at int64) *tally {
 // unanswered takes a SYN whose handshake did not complete.
 func (a *Analysis) unanswered(p pendingSYN, signed bool) {
 	if signed {
+		// What came long before may be of another flood.
+		if p.at < a.cfg.Onset-lead {
+			return
+		}
 		a.withSignature += p.weight
 	} else {
 		t := a.tallyOf(p.at)
