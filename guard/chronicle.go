@@ -482,8 +482,12 @@ func (c *chronicle) analyse(t *told, packets iter.Seq[capture.Packet], until tim
 	if t.analysis == nil {
 		return
 	}
+	add := t.analysis.Add
+	if len(c.queued) > 0 { // what the queue shows was captured, too, unless it was screened
+		add = t.analysis.AddOthers
+	}
 	for p := range packets {
-		t.analysis.Add(&p)
+		add(&p)
 	}
 	t.analysis.Pause(until.UnixNano())
 	t.fresh = true
@@ -559,7 +563,7 @@ func (c *chronicle) sample(n *news) {
 	if n.recording != nil {
 		packets, recorded = n.recording.Recent(from, n.now)
 	}
-	both := inOrder(packets, c.queued)
+	both := inOrder(packets, without(c.queued, packets))
 	recorded.Seen += uint64(len(c.queued))
 	var written incident.PacketFile
 	for _, t := range c.order {
@@ -592,6 +596,23 @@ func (c *chronicle) sample(n *news) {
 			t.peak = t.Record.Packets[last].Name
 		}
 	}
+}
+
+// without are the packets that are not among others.
+func without(packets []capture.Packet, others iter.Seq[capture.Packet]) []capture.Packet {
+	if len(packets) == 0 {
+		return nil
+	}
+	there := make(map[incident.Identity]bool)
+	for p := range others {
+		if id, ok := incident.Identify(&p); ok {
+			there[id] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(packets), func(p capture.Packet) bool {
+		id, ok := incident.Identify(&p)
+		return ok && there[id]
+	})
 }
 
 // inOrder puts recorded packets and others in the order of their times.

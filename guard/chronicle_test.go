@@ -435,3 +435,26 @@ func kindOfFile(name string) string {
 	}
 	return ""
 }
+
+// A packet that came both ways is there once.
+func TestSamplesInOrder(t *testing.T) {
+	client := netip.MustParseAddrPort("198.51.100.7:4000")
+	var recorded, queued []capture.Packet
+	for i := range 6 {
+		p := tcp4(epoch.Add(time.Duration(i)*time.Second), client, web, capture.SYN, uint32(i), 0)
+		if i < 4 {
+			recorded = append(recorded, p)
+		}
+		if i%2 == 1 {
+			p.Time += 1000
+			queued = append(queued, p)
+		}
+	}
+	var got []int64
+	for p := range inOrder(slices.Values(recorded), without(queued, slices.Values(recorded))) {
+		got = append(got, (p.Time-epoch.UnixNano())/1e9)
+	}
+	if want := []int64{0, 1, 2, 3, 5}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
