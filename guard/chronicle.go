@@ -204,6 +204,9 @@ func (c *chronicle) handle(n news) {
 	for _, e := range n.events {
 		c.event(&n, e)
 	}
+	c.queued = append(c.queued, n.sampled...)
+	from := n.now.Add(-sampleLast).UnixNano()
+	c.queued = slices.DeleteFunc(c.queued, func(p capture.Packet) bool { return p.Time < from })
 	c.writeRing(&n)
 	for k, r := range n.readings {
 		if t := c.stories[k]; t != nil {
@@ -426,8 +429,9 @@ func (c *chronicle) writeRing(n *news) {
 	}
 	from := n.now.Add(-n.cfg.Before)
 	packets, recorded := n.recording.Recent(from, n.now)
+	unqueued := without(packets, c.queued)
 	for _, t := range due {
-		c.analyse(t, packets, n.now)
+		c.analyse(t, unqueued, n.now)
 	}
 	// What was before is there already where another guard began.
 	due = slices.DeleteFunc(due, func(t *told) bool { return t.again })
@@ -482,12 +486,8 @@ func (c *chronicle) analyse(t *told, packets iter.Seq[capture.Packet], until tim
 	if t.analysis == nil {
 		return
 	}
-	add := t.analysis.Add
-	if len(c.queued) > 0 { // what the queue shows was captured, too, unless it was screened
-		add = t.analysis.AddOthers
-	}
 	for p := range packets {
-		add(&p)
+		t.analysis.Add(&p)
 	}
 	t.analysis.Pause(until.UnixNano())
 	t.fresh = true
@@ -533,9 +533,7 @@ func (c *chronicle) sample(n *news) {
 			}
 		}
 	}
-	c.queued = append(c.queued, n.sampled...)
 	from := n.now.Add(-sampleLast)
-	c.queued = slices.DeleteFunc(c.queued, func(p capture.Packet) bool { return p.Time < from.UnixNano() })
 	if n.recording == nil && len(c.queued) == 0 {
 		return
 	}
@@ -563,7 +561,8 @@ func (c *chronicle) sample(n *news) {
 	if n.recording != nil {
 		packets, recorded = n.recording.Recent(from, n.now)
 	}
-	both := inOrder(packets, without(c.queued, packets))
+	unqueued := without(packets, c.queued)
+	both := inOrder(unqueued, c.queued)
 	recorded.Seen += uint64(len(c.queued))
 	var written incident.PacketFile
 	for _, t := range c.order {
@@ -572,7 +571,7 @@ func (c *chronicle) sample(n *news) {
 			continue
 		}
 		t.sampled, t.atRate = n.now, max(t.atRate, t.rate)
-		c.analyse(t, packets, n.now)
+		c.analyse(t, unqueued, n.now)
 		if reason == "peak" && t.peak != "" {
 			t.lose(t.peak)
 			c.troubled(n.now, c.store.RemovePackets(t.peak))
@@ -598,21 +597,27 @@ func (c *chronicle) sample(n *news) {
 	}
 }
 
-// without are the packets that are not among others.
-func without(packets []capture.Packet, others iter.Seq[capture.Packet]) []capture.Packet {
-	if len(packets) == 0 {
-		return nil
+// without are the packets that did not come by the queue as well.
+func without(packets iter.Seq[capture.Packet], queued []capture.Packet) iter.Seq[capture.Packet] {
+	if len(queued) == 0 {
+		return packets
 	}
-	there := make(map[incident.Identity]bool)
-	for p := range others {
-		if id, ok := incident.Identify(&p); ok {
+	there := make(map[incident.Identity]bool, len(queued))
+	for i := range queued {
+		if id, ok := incident.Identify(&queued[i]); ok {
 			there[id] = true
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(packets), func(p capture.Packet) bool {
-		id, ok := incident.Identify(&p)
-		return ok && there[id]
-	})
+	return func(yield func(capture.Packet) bool) {
+		for p := range packets {
+			if id, ok := incident.Identify(&p); ok && there[id] {
+				continue
+			}
+			if !yield(p) {
+				return
+			}
+		}
+	}
 }
 
 // inOrder puts recorded packets and others in the order of their times.

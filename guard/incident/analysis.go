@@ -93,15 +93,9 @@ func NewAnalysis(cfg AnalysisConfig) *Analysis {
 }
 
 // Add takes a packet. Those of a service other than this one's are passed over.
-func (a *Analysis) Add(p *capture.Packet) { a.add(p, true) }
-
-// AddOthers takes a packet unless it is a SYN with a signature. It is for
-// packets that are captured while those SYNs come by another way, too.
-func (a *Analysis) AddOthers(p *capture.Packet) { a.add(p, false) }
-
-func (a *Analysis) add(p *capture.Packet, signed bool) {
+func (a *Analysis) Add(p *capture.Packet) {
 	h, ok := decode(p)
-	if !ok || !a.mine(&h) || !signed && h.isSYN() && a.signs(&h) {
+	if !ok || !a.mine(&h) {
 		return
 	}
 	switch {
@@ -119,14 +113,10 @@ func (a *Analysis) mine(h *headers) bool {
 	})
 }
 
-func (a *Analysis) signs(h *headers) bool {
-	return a.cfg.Signed != nil && a.cfg.Signed(SYN{
+func (a *Analysis) syn(now int64, h *headers) {
+	signed := a.cfg.Signed != nil && a.cfg.Signed(SYN{
 		Window: h.window, Length: h.length, Port: h.dstPort, TTL: h.ttl, Options: h.offset != 5 || h.ipOptions,
 	})
-}
-
-func (a *Analysis) syn(now int64, h *headers) {
-	signed := a.signs(h)
 	queue := &a.others
 	if signed {
 		queue = &a.signed
