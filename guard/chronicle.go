@@ -26,8 +26,10 @@ const (
 	// maxAnalyses bounds the memory, at some 4 MB each: of more incidents at once,
 	// the later ones are kept without a look at their packets.
 	maxAnalyses = 8
-	// maxStories bounds the incidents that are told at once.
-	maxStories = 1000
+	// maxStories bounds the incidents that are told at once, and of more than
+	// fineStories the later ones are told coarsely.
+	maxStories  = 1000
+	fineStories = 50
 
 	saveEvery   = 10 * time.Second
 	savesAtOnce = 20
@@ -319,6 +321,7 @@ func (c *chronicle) begin(n *news, e incidentEvent) {
 		t.Story = incident.Begin(e.begin, e.before)
 		c.write(n.now, name, t.Record.ID, "begun", e.begin.Began)
 	}
+	t.Coarse = len(c.order) >= fineStories
 	if c.analyses < maxAnalyses {
 		c.analyses++
 		t.analysis = incident.NewAnalysis(incident.AnalysisConfig{

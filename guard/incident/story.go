@@ -12,9 +12,11 @@ import (
 // Around is how long before the onset and after the end a story reaches.
 const Around = time.Minute
 
-// maxPoints bounds a record's series: half an hour of an incident takes no more
-// than an hour does.
-const maxPoints = 900
+// maxPoints bounds a record's series, and coarsePoints that of a coarse one.
+const (
+	maxPoints    = 900
+	coarsePoints = 120
+)
 
 // A Reading is what is known of a service at one instant. What is not known is
 // nil.
@@ -91,6 +93,9 @@ func (h *Handshakes) felt() Felt {
 // A Story makes a Record out of readings. One goroutine at a time may use it.
 type Story struct {
 	Record Record
+	// Coarse keeps the series short: of hundreds of incidents at once nobody looks
+	// at each second.
+	Coarse bool
 
 	last  *Reading
 	onset *Handshakes // what was counted at the onset
@@ -234,7 +239,11 @@ func (s *Story) point(r Reading) (Point, delta) {
 		}
 	}
 	s.Record.Series = append(s.Record.Series, p)
-	if len(s.Record.Series) >= maxPoints {
+	most := maxPoints
+	if s.Coarse {
+		most = coarsePoints
+	}
+	if len(s.Record.Series) >= most {
 		s.Record.Series = merged(s.Record.Series)
 	}
 	return p, d

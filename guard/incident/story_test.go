@@ -177,6 +177,18 @@ func TestStoryBounded(t *testing.T) {
 	}
 }
 
+func TestStoryCoarse(t *testing.T) {
+	l := &load{at: onset}
+	s := Begin(Record{Onset: onset}, nil)
+	s.Coarse = true
+	for range 3600 {
+		s.Add(l.second(1000, 1000, 1000, 1, 1))
+	}
+	if n := len(s.Record.Series); n > coarsePoints || *s.Record.Totals.Suspect != 3_599_000 {
+		t.Errorf("%d points, %d suspects", n, *s.Record.Totals.Suspect)
+	}
+}
+
 func TestNewID(t *testing.T) {
 	for service, want := range map[string]string{
 		"192.0.2.1:80":      "20260102T030405Z-192.0.2.1_80",
