@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"mime"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"net/mail"
@@ -402,7 +403,15 @@ func TestFleet(t *testing.T) {
 		if err != nil || subject != head || part["title"] != head || part["fallback"] != head {
 			t.Errorf("mail's subject is %q (%v), Slack's title %q, its fallback %q; want %q", subject, err, part["title"], part["fallback"], head)
 		}
-		text, err := io.ReadAll(m.Body)
+		_, params, err := mime.ParseMediaType(m.Header.Get("Content-Type"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		letter, err := multipart.NewReader(m.Body, params["boundary"]).NextPart()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(letter)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -425,5 +434,17 @@ func TestFleet(t *testing.T) {
 	defer f.inbox.mu.Unlock()
 	if len(f.inbox.wrong) > 0 {
 		t.Errorf("what is no message: %v", f.inbox.wrong)
+	}
+	// A rule that cannot be evaluated, as a message that cannot be sent, is logged.
+	for _, name := range []string{"prometheus", "alertmanager"} {
+		text, err := os.ReadFile(filepath.Join(f.dir, name+".log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, "level=warn") || strings.Contains(line, "level=error") {
+				t.Errorf("%s: %s", name, line)
+			}
+		}
 	}
 }
