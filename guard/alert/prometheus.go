@@ -282,7 +282,7 @@ func (r fleetRule) sentence() string {
 	switch limit := cmp.Or(r.Above, r.Below); {
 	case limit == nil || *limit == 0:
 	case f.Unit == "%":
-		text += ", threshold " + promNumber(*limit*100) + "%"
+		text += ", threshold " + strconv.FormatFloat(*limit*100, 'g', 6, 64) + "%"
 	default:
 		text += ", threshold " + promNumber(*limit) + f.Unit
 	}

@@ -90,7 +90,8 @@ type amHeaders struct {
 // Alertmanager has no equal of.
 func AlertmanagerConfig(cfg guard.AlertsConfig) (text []byte, left []string, err error) {
 	am := amConfig{Route: amRoute{
-		Receiver: "nobody", GroupBy: promLabels(cfg.GroupBy),
+		// No receiver of cfg can have that name.
+		Receiver: "no one", GroupBy: promLabels(cfg.GroupBy),
 		GroupWait: promDuration(30 * time.Second), GroupInterval: promDuration(5 * time.Minute), RepeatInterval: promDuration(cfg.Repeat),
 	}}
 	var told []guard.ReceiverConfig

@@ -134,6 +134,27 @@ func FuzzRegexOf(f *testing.F) {
 	})
 }
 
+// Limits are told as people write them.
+func TestFleetSentence(t *testing.T) {
+	figures := make(map[string]guard.Figure)
+	for _, f := range guard.AlertFigures() {
+		figures[f.Name] = f
+	}
+	for _, tt := range []struct {
+		rule guard.AlertRule
+		want string
+	}{
+		{guard.AlertRule{Figure: "pressure_share", Above: new(0.07)}, " used, threshold 7%"},
+		{guard.AlertRule{Figure: "completion", Below: new(0.9)}, " of handshakes completed, threshold 90%"},
+		{guard.AlertRule{Figure: "syn_per_second", Above: new(1500.0)}, "/s SYNs, threshold 1500/s"},
+		{guard.AlertRule{Figure: "handshakes_failed", Window: 90 * time.Second, Above: new(0.0)}, " handshakes failed in 1m30s"},
+	} {
+		if got := (fleetRule{AlertRule: &tt.rule, figure: figures[tt.rule.Figure]}).sentence(); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.rule.Figure, got, tt.want)
+		}
+	}
+}
+
 func TestPromDuration(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0s", 10 * time.Second: "10s", 90 * time.Second: "1m30s", 4 * time.Hour: "4h", 25*time.Hour + 1500*time.Millisecond: "25h1s500ms",
@@ -190,7 +211,7 @@ func TestAlertmanagerConfig(t *testing.T) {
 `
 	want := `# Made by lvsguard export alertmanager. It needs Alertmanager 0.25 or newer.
 route:
-  receiver: nobody
+  receiver: no one
   group_by: [project, alertname, instance, vrrp_instance]
   group_wait: 30s
   group_interval: 5m
@@ -241,7 +262,7 @@ route:
           Auto-Submitted: auto-generated
         text: &mail_body
         html: ""
-  - name: nobody
+  - name: no one
 `
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
