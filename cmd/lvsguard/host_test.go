@@ -185,6 +185,7 @@ func (h *host) guard() *running {
 	}
 	d.cmd.Env = append(d.cmd.Env, "NOTIFY_SOCKET="+name)
 	d.cmd.Stderr = d.log
+	d.cmd.WaitDelay = time.Second // what the guard has started may have its standard error
 	h.Do(h.t, func() { err = d.cmd.Start() })
 	if err != nil {
 		h.t.Fatal(err)
@@ -211,11 +212,16 @@ func (d *running) tells(want string) {
 	}
 }
 
-// end ends the guard by a signal and returns its exit status.
+// end ends the guard by a signal and returns its exit status. One that does not
+// end says what it waits for.
 func (d *running) end(sig os.Signal) int {
 	if d.cmd.ProcessState == nil {
 		d.cmd.Process.Signal(sig)
+		hung := time.AfterFunc(time.Minute, func() { d.cmd.Process.Signal(syscall.SIGQUIT) })
 		d.cmd.Wait()
+		if !hung.Stop() {
+			d.t.Errorf("the guard had not ended a minute after %s:\n%s", sig, d.log)
+		}
 		d.told.Close()
 		os.Remove(d.path("notify.sock"))
 	}

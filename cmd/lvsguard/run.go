@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/lvsguard/lvsguard/capture"
@@ -39,6 +38,7 @@ again. Without -c the defaults are used: it observes and drops nothing.`,
 
 func (a *app) guard(ctx context.Context, file string) error {
 	log := slog.New(slog.NewTextHandler(a.errOut, nil))
+	systemd := newSystemd(log)
 	services, err := ipvs.Open(ipvs.Config{})
 	if err != nil {
 		return err
@@ -60,8 +60,8 @@ func (a *app) guard(ctx context.Context, file string) error {
 			OpenQueue: openQueue,
 			Host:      thisHost(),
 		},
-		Ready: func() { tellSystemd(log, daemon.SdNotifyReady) },
-		Alive: func() { tellSystemd(log, daemon.SdNotifyWatchdog) },
+		Ready: func() { systemd.tell(notifyReady) },
+		Alive: func() { systemd.tell(notifyAlive) },
 	})
 	if err := d.Open(); err != nil {
 		return err
@@ -89,7 +89,7 @@ func (a *app) guard(ctx context.Context, file string) error {
 	}
 	log.Info("guarding", "version", version, "socket", a.socket, "state", a.stateDir)
 	err = d.Run(ctx, tasks...)
-	tellSystemd(log, daemon.SdNotifyStopping)
+	systemd.tell(notifyStopping)
 	return err
 }
 
@@ -181,12 +181,5 @@ func reloadOnHangup(ctx context.Context, d *guard.Daemon) error {
 		case <-hangup:
 			_ = d.Reload(ctx)
 		}
-	}
-}
-
-// tellSystemd does nothing where systemd did not start the guard.
-func tellSystemd(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("systemd cannot be told", "state", state, "error", err)
 	}
 }
