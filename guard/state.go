@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lvsguard/lvsguard/internal/wholefile"
 	"github.com/lvsguard/lvsguard/ipvs"
 )
 
@@ -88,17 +89,7 @@ func (s savedState) save(dir string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+stateName+"-*")
-	if err != nil {
-		return fmt.Errorf("save the guard's state: %w", err)
-	}
-	defer os.Remove(f.Name()) // after the rename there is nothing to remove
-	_, err = f.Write(append(text, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, stateName))
-	}
-	if err != nil {
+	if err := wholefile.Write(filepath.Join(dir, stateName), append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save the guard's state: %w", err)
 	}
 	return nil

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lvsguard/lvsguard/guard"
 	"github.com/lvsguard/lvsguard/guard/alert"
+	"github.com/lvsguard/lvsguard/internal/wholefile"
 )
 
 func (a *app) exportCommand() *cobra.Command {
@@ -86,17 +86,8 @@ func writeNew(name string, text []byte, force bool) error {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	defer os.Remove(f.Name())
 	// Prometheus and Alertmanager run as users of their own; there is no secret in it.
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
+	if err := wholefile.Write(name, text, 0o644); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil

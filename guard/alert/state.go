@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/internal/wholefile"
 )
 
 // This file has what outlives the guard: the groups that are open and what was
@@ -197,17 +198,7 @@ func (s saved) store(dir string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+stateName+"-*")
-	if err != nil {
-		return fmt.Errorf("save what was told: %w", err)
-	}
-	defer os.Remove(f.Name()) // after the rename there is nothing to remove
-	_, err = f.Write(append(text, '\n'))
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, stateName))
-	}
-	if err != nil {
+	if err := wholefile.Write(filepath.Join(dir, stateName), append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("save what was told: %w", err)
 	}
 	return nil

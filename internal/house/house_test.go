@@ -16,10 +16,10 @@ var leaves = []string{"capture", "ipvs", "keepalived", "nft"}
 // may tells what of ours a package may stand on, besides what stands in itself.
 // A package that is not named here may stand on nothing of ours.
 var may = map[string][]string{
-	"guard":        append([]string{"guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
-	"guard/serve":  append([]string{"guard", "guard/alert", "guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
-	"guard/alert":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake", "internal/secret"}, leaves...),
-	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/incident", "guard/incident/report", "guard/doctor", "guard/pressure", "capture/handshake", "internal/secret"}, leaves...),
+	"guard":        append([]string{"guard/pressure", "guard/incident", "capture/handshake", "internal/secret", "internal/wholefile"}, leaves...),
+	"guard/serve":  append([]string{"guard", "guard/alert", "guard/pressure", "guard/incident", "capture/handshake", "internal/secret", "internal/wholefile"}, leaves...),
+	"guard/alert":  append([]string{"guard", "guard/pressure", "guard/incident", "capture/handshake", "internal/secret", "internal/wholefile"}, leaves...),
+	"cmd/lvsguard": append([]string{"guard", "guard/serve", "guard/alert", "guard/incident", "guard/incident/report", "guard/doctor", "guard/pressure", "capture/handshake", "internal/secret", "internal/wholefile"}, leaves...),
 
 	"capture/handshake": {"capture"},
 	"guard/doctor":      append([]string{"guard/pressure", "internal/secret"}, leaves...),
