@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 )
 
 // What people read of Alertmanager, by Alertmanager's own program: for each
@@ -51,20 +52,7 @@ func TestMessages(t *testing.T) {
 					"--template.glob", "testdata/messages/none", "--template.text", part.template, "--template.data", data)
 				got.WriteString("=== " + part.name + "\n" + strings.TrimSuffix(out, "\n") + "\n")
 			}
-			golden := strings.TrimSuffix(data, ".json") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got.String()); diff != "" {
-				t.Errorf("%s (-want +got; go test -update writes it):\n%s", golden, diff)
-			}
+			goldenfile.Check(t, strings.TrimSuffix(data, ".json")+".golden", got.String())
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"flag"
 	"maps"
 	"os"
 	"os/exec"
@@ -12,14 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lvsguard/lvsguard/guard"
 	"github.com/lvsguard/lvsguard/guard/alert"
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 )
-
-var update = flag.Bool("update", false, "write the exported files anew")
 
 // need gives the path of a program that Debian has in a package.
 func need(t *testing.T, program, pkg string) string {
@@ -69,19 +66,7 @@ func TestExported(t *testing.T) {
 		t.Fatal(err, left)
 	}
 	for name, got := range map[string][]byte{rulesFile: rules, alertmanagerFile: manager} {
-		if *update {
-			if err := os.WriteFile(name, got, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		want, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), string(got)); diff != "" {
-			t.Errorf("%s (-want +got; go test -update writes it):\n%s", name, diff)
-		}
+		goldenfile.Check(t, name, string(got))
 	}
 }
 

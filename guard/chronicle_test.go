@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/lvsguard/lvsguard/capture"
 	"github.com/lvsguard/lvsguard/guard/incident"
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 	"github.com/lvsguard/lvsguard/ipvs"
 )
 
@@ -178,19 +178,7 @@ func TestIncidentIsTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := "testdata/incident.golden"
-	if *update {
-		if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(strings.Split(string(bytes.TrimSpace(want)), "\n"), strings.Split(string(text), "\n")); diff != "" {
-		t.Errorf("not as in %s (-want +got):\n%s", path, diff)
-	}
+	goldenfile.Check(t, "testdata/incident.golden", string(text)+"\n")
 }
 
 // A service just under the thresholds that rises now and then leaves nothing on

@@ -3,7 +3,6 @@ package guard
 import (
 	"bufio"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,13 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 	"github.com/lvsguard/lvsguard/ipvs"
 	"github.com/lvsguard/lvsguard/keepalived"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // TestReplay plays the scripts in testdata/replay through detector and policy,
 // second by second, and compares what changes with the golden beside each.
@@ -50,20 +46,7 @@ func TestReplay(t *testing.T) {
 	for _, path := range scripts {
 		name := strings.TrimSuffix(filepath.Base(path), ".txt")
 		t.Run(name, func(t *testing.T) {
-			got := playScript(t, path)
-			golden := strings.TrimSuffix(path, ".txt") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
-				t.Errorf("not as in %s (-want +got):\n%s", golden, diff)
-			}
+			goldenfile.Check(t, strings.TrimSuffix(path, ".txt")+".golden", playScript(t, path))
 		})
 	}
 }

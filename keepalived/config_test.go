@@ -2,7 +2,6 @@ package keepalived
 
 import (
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -14,9 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-)
 
-var update = flag.Bool("update", false, "write the goldens anew")
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
+)
 
 var cmpConfig = cmp.Options{
 	cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}),
@@ -77,13 +76,7 @@ func TestReadConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, golden := configText(config, dir), "testdata/site.golden"
-	if *update {
-		writeFile(t, golden, got)
-	}
-	if diff := cmp.Diff(readFileText(t, golden), got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	goldenfile.Check(t, "testdata/site.golden", configText(config, dir))
 }
 
 // parseText parses one file that can include only itself.

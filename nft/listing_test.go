@@ -1,9 +1,7 @@
 package nft
 
 import (
-	"flag"
 	"net/netip"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,10 +10,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 	"github.com/lvsguard/lvsguard/internal/netns"
 )
-
-var update = flag.Bool("update", false, "write the goldens in testdata")
 
 // configurations are those whose layouts are goldens.
 var configurations = map[string]Config{
@@ -41,23 +38,7 @@ var configurations = map[string]Config{
 // TestLayout compares layouts with goldens, as nft text.
 func TestLayout(t *testing.T) {
 	for name, cfg := range configurations {
-		golden(t, "testdata/"+name+".nft", newLayout(cfg).state().text())
-	}
-}
-
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
+		goldenfile.Check(t, "testdata/"+name+".nft", newLayout(cfg).state().text())
 	}
 }
 
@@ -156,7 +137,7 @@ func TestForeignRules(t *testing.T) {
 			}
 		}
 	}
-	golden(t, "testdata/foreign.txt", got.String())
+	goldenfile.Check(t, "testdata/foreign.txt", got.String())
 }
 
 func TestDuration(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
 
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 	"github.com/lvsguard/lvsguard/internal/netns"
 )
 
@@ -23,7 +24,7 @@ func TestSampleLayout(t *testing.T) {
 		for _, w := range ways() {
 			texts = append(texts, State{Chains: chainsOf(l.sample(Sampling{Queue: 5, Rate: defaultSampleRate}, w))}.text())
 		}
-		golden(t, "testdata/sample_"+name+".nft", strings.Join(texts, ""))
+		goldenfile.Check(t, "testdata/sample_"+name+".nft", strings.Join(texts, ""))
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,7 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 )
 
 // asCommand is set in the environment of processes that are to be lvsguard
@@ -26,8 +25,6 @@ func TestMain(m *testing.M) {
 	time.Local = time.UTC // the screens show local times
 	os.Exit(m.Run())
 }
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // lvsguard runs a command in this process.
 func lvsguard(t *testing.T, args ...string) (status int, out, errOut string) {
@@ -49,20 +46,7 @@ func golden(t *testing.T, name, got string) {
 			t.Errorf("spaces at the end of %q", line)
 		}
 	}
-	path := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (go test -update writes it)", err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
+	goldenfile.Check(t, filepath.Join("testdata", name+".golden"), got)
 }
 
 // What was typed wrong is 2 and says how it is typed right; what fails is 1.

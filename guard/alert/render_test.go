@@ -3,13 +3,11 @@ package alert
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"math"
 	"mime"
 	"mime/multipart"
 	"net/mail"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,12 +15,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/lvsguard/lvsguard/guard"
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 var night = time.Date(2026, 11, 22, 3, 12, 7, 0, time.UTC)
 
@@ -98,23 +93,7 @@ func messages() map[string]Notification {
 
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	file := filepath.Join("testdata", "messages", strings.ReplaceAll(name, " ", "_")+".golden")
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
+	goldenfile.Check(t, filepath.Join("testdata", "messages", strings.ReplaceAll(name, " ", "_")+".golden"), got)
 }
 
 // written are a message's mail and what Slack is posted, for people to read.

@@ -3,7 +3,6 @@ package doctor
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,12 +10,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/lvsguard/lvsguard/guard/pressure"
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // readFacts reads the facts of a host from testdata.
 func readFacts(t testing.TB, name string) Facts {
@@ -196,19 +192,7 @@ func tracked(entries, limit uint64) pressure.Conntrack {
 
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	goldenfile.Check(t, filepath.Join("testdata", name), got)
 }
 
 // Where nothing could be read nothing is good or bad, and every finding says why

@@ -2,7 +2,6 @@ package incident
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -13,13 +12,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/lvsguard/lvsguard/capture"
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 	"github.com/lvsguard/lvsguard/internal/netns"
 )
-
-var update = flag.Bool("update", false, "write the goldens anew")
 
 // scenes are floods of many shapes among good clients.
 var scenes = map[string]scene{
@@ -131,19 +127,7 @@ func TestLook(t *testing.T) {
 
 func golden(t *testing.T, name, got string) {
 	t.Helper()
-	path := filepath.Join("testdata", "look", name+".golden")
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	goldenfile.Check(t, filepath.Join("testdata", "look", name+".golden"), got)
 }
 
 func print(b *strings.Builder, l *Look) {

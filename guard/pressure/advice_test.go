@@ -1,16 +1,12 @@
 package pressure
 
 import (
-	"flag"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // The advice for each case is a text in testdata, as a person reads it.
 func TestAdvice(t *testing.T) {
@@ -42,19 +38,7 @@ func TestAdvice(t *testing.T) {
 		}
 		got.WriteString("\n")
 	}
-	golden := filepath.Join("testdata", "advice.txt")
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Errorf("advice (-want +got):\n%s", diff)
-	}
+	goldenfile.Check(t, filepath.Join("testdata", "advice.txt"), got.String())
 }
 
 func TestDefenceEvents(t *testing.T) {

@@ -23,6 +23,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 )
 
 // wires join servers to those who ask them, in memory, so that a thousand of them
@@ -286,19 +288,7 @@ func TestServersAnswers(t *testing.T) {
 			fmt.Fprintf(&got, "%s: %s\n\n", server.Source, strings.Join(known, ", "))
 		})
 	}
-	golden := filepath.Join("testdata", "servers", "answers.golden")
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got.String()); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	goldenfile.Check(t, filepath.Join("testdata", "servers", "answers.golden"), got.String())
 	if strings.ContainsFunc(got.String(), func(r rune) bool { return r != '\n' && (r < ' ' || r == '\u202e' || r == 0x7f) }) {
 		t.Error("what a server wrote is shown as it is")
 	}

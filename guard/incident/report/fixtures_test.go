@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/lvsguard/lvsguard/guard/incident"
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 )
 
 // The incidents of testdata are made here. The screens of cmd/lvsguard are
@@ -261,17 +261,9 @@ func TestFixtures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if *update {
-			if err := os.WriteFile(path, append(want, '\n'), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatalf("%v (go test -update writes it)", err)
-		}
+		goldenfile.Check(t, path, string(want)+"\n")
 		var got incident.Record
-		if err := json.Unmarshal(text, &got); err != nil {
+		if err := json.Unmarshal(want, &got); err != nil {
 			t.Fatal(err)
 		}
 		again, err := json.MarshalIndent(&got, "", " ")

@@ -3,38 +3,16 @@ package report
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/lvsguard/lvsguard/guard/incident"
+	"github.com/lvsguard/lvsguard/internal/goldenfile"
 )
-
-var update = flag.Bool("update", false, "write the golden files and the incidents of testdata anew")
-
-func golden(t *testing.T, path, got string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (go test -update writes it)", err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
-}
 
 func TestTell(t *testing.T) {
 	for name, r := range fixtures() {
@@ -54,7 +32,7 @@ func TestTell(t *testing.T) {
 			if len(s.Unknown) > 0 {
 				fmt.Fprintf(&b, "\nunknown:\n%s\n", strings.Join(s.Unknown, "\n"))
 			}
-			golden(t, filepath.Join("testdata", name+".golden"), b.String())
+			goldenfile.Check(t, filepath.Join("testdata", name+".golden"), b.String())
 		})
 	}
 }
