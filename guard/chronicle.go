@@ -373,7 +373,8 @@ func (c *chronicle) end(now time.Time, t *told, why string) {
 		return
 	}
 	t.End(now, why)
-	t.dirty = true
+	// A record that says it is over has the last look.
+	t.looked, t.dirty = time.Time{}, true
 	c.write(now, name, t.Record.ID, "ended", why)
 }
 
