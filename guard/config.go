@@ -176,6 +176,7 @@ func DefaultConfig() *Config {
 		},
 		Pressure: PressureConfig{Warning: 0.75, Critical: 0.9},
 		Servers:  ServersConfig{Interval: 2 * time.Second, Timeout: time.Second},
+		Metrics:  MetricsConfig{Listen: "127.0.0.1:9101"},
 		Evidence: EvidenceConfig{
 			Enabled: true, Memory: 16 << 20, Before: 30 * time.Second, SampleRate: 500, Queue: sampleQueue,
 			Keep: KeepConfig{Incidents: 100, Bytes: 512 << 20, Age: 720 * time.Hour},

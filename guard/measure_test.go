@@ -110,11 +110,11 @@ func TestStopWords(t *testing.T) {
 // The section cannot be changed while the guard runs, and that is said.
 func TestReloadMetrics(t *testing.T) {
 	w := newWorld(t, "")
-	err := w.reload(w.now, mustParse(t, "metrics: {listen: '127.0.0.1:9101'}"), nil)
+	err := w.reload(w.now, mustParse(t, "metrics: {listen: '127.0.0.1:9102'}"), nil)
 	if err == nil || !strings.Contains(err.Error(), "metrics: a reload cannot change it") {
 		t.Errorf("reload: %v", err)
 	}
-	if w.Config().Metrics.Listen != "" || w.Measure().ConfigError == nil {
+	if w.Config().Metrics.Listen != "127.0.0.1:9101" || w.Measure().ConfigError == nil {
 		t.Error("it was taken, or nothing tells that it was not")
 	}
 }

@@ -56,7 +56,7 @@ func (a *app) doctorConfig(file string, asked bool) doctor.Config {
 	}
 	out.Role, out.Watches = doctor.Role(cfg.Role), len(cfg.Watch) > 0
 	out.Keepalived, out.ConfigID, out.FIFO = cfg.Keepalived.Config, cfg.Keepalived.ConfigID, cfg.Keepalived.FIFO
-	out.TellsAndShows = len(cfg.Alerts.Receivers) > 0 && cfg.Metrics.Listen != ""
+	out.TellsAndShows = len(cfg.Alerts.Receivers) > 0 && !cfg.Metrics.Local()
 	out.Instances = len(cfg.Keepalived.Instances) > 0
 	out.JournalBytes = uint64(cfg.Journal.MaxBytes) * uint64(cfg.Journal.Keep+1)
 	if cfg.Servers.BearerTokenFile != "" || cfg.Servers.PasswordFile != "" {

@@ -107,7 +107,7 @@ func TestDoctor(t *testing.T) {
 			doctor.Finding{Severity: doctor.OK, Subject: "configuration", What: filepath.Join(dir, "local.yaml") + " is good; the role is host"}, doctor.Host,
 		},
 		{
-			"receivers and metrics", write("both.yaml", "metrics: {listen: '127.0.0.1:9101'}\nalerts: {receivers: [{name: a, command: {argv: [/bin/true]}}]}\n"),
+			"receivers and metrics", write("both.yaml", "metrics: {listen: '192.0.2.9:9101', bearer_token_file: /t, tls_cert_file: /c, tls_key_file: /k}\nalerts: {receivers: [{name: a, command: {argv: [/bin/true]}}]}\n"),
 			doctor.Finding{
 				Severity: doctor.Advice, Subject: "alerts", What: "this host has receivers, and shows metrics",
 				Why: "if a Prometheus that watches it alerts too, everything comes twice", Remedy: "in a fleet, in lvsguard.yaml: alerts: {receivers: []}; else leave it so",
