@@ -362,3 +362,17 @@ func TestSketch(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkLook is what the guard pays for a look, which it takes every 30 s of an
+// incident.
+func BenchmarkLook(b *testing.B) {
+	s := scenes["window 1024, MSS, fixed source port"]
+	s.good, s.flood = 20_000, 100_000
+	a := s.play()
+	b.ReportAllocs()
+	for b.Loop() {
+		if a.Look() == nil {
+			b.Fatal("there is nothing to see")
+		}
+	}
+}
