@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -86,6 +87,22 @@ func segments(t *testing.T, d *site.Director, f incident.PacketFile) (list []cap
 	}
 }
 
+// tally counts clients' SYNs and ACKs to a service, and the SYNs of that night.
+func tally(packets []capture.Segment, target netip.AddrPort) (opened, completed, signed int) {
+	for _, p := range packets {
+		switch {
+		case p.To() != target:
+		case p.Signed():
+			signed++
+		case p.IsSYN():
+			opened++
+		case p.Flags&(capture.ACK|capture.RST|capture.SYN) == capture.ACK:
+			completed++
+		}
+	}
+	return opened, completed, signed
+}
+
 // TestEvidence has a flood by the book, and one that no signature knows, and looks at what the guard has kept of them.
 func TestEvidence(t *testing.T) {
 	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {
@@ -126,18 +143,7 @@ func TestEvidence(t *testing.T) {
 			t.Errorf("the packets begin at %s; the guard was up at %s, and the verdict came at %s", before.From, up, first.Onset)
 		}
 		packets, written := segments(t, d, before)
-		opened, completed, signed := 0, 0, 0
-		for _, p := range packets {
-			switch {
-			case p.To() != s.Target(0):
-			case p.Signed():
-				signed++
-			case p.IsSYN():
-				opened++
-			case p.Flags&(capture.ACK|capture.RST|capture.SYN) == capture.ACK:
-				completed++
-			}
-		}
+		opened, completed, signed := tally(packets, s.Target(0))
 		if opened < 50 || completed < 50 || signed == 0 {
 			t.Errorf("of before there are %d SYNs of clients, %d ACKs and %d SYNs of the flood", opened, completed, signed)
 		}
@@ -170,4 +176,35 @@ func TestEvidence(t *testing.T) {
 		}
 		attack.Stop()
 	}, site.DR4)
+}
+
+// TestFigureEvidence has the fastest flood that there can be here, after half a minute in which clients were served: all
+// of it must be in the packets of before.
+func TestFigureEvidence(t *testing.T) {
+	s := site.New(t, site.Config{})
+	d := s.Master()
+	d.StartGuard("mode: auto\ndetect: {rate: 50, for: 3s, clear_for: 5s, total_rate: 150}\n")
+	up, served := time.Now(), 0
+	site.Wait(t, time.Minute, "33 s have passed", func() bool {
+		served += s.Client.Get(1)
+		return time.Since(up) > 33*time.Second
+	})
+	f := s.Attacker.Flood(flood.Config{For: time.Minute})
+	r := waitIncident(t, d, 30*time.Second, "the packets of before are told of", func(r incident.Record) bool { return len(r.Packets) > 0 })
+	site.Wait(t, 20*time.Second, "the flood is dropped", func() bool { return d.Service(0).Lease != nil })
+	sent, lasted := f.Sent(), time.Since(f.Began)
+	f.Stop()
+	packets, written := segments(t, d, r.Packets[0])
+	opened, completed, signed := tally(packets, s.Target(0))
+	t.Logf("%.0f packets a second; the packets begin %.1f s before the verdict and were on disk %.2f s after it: of %d requests %d SYNs and %d ACKs, and %d SYNs of the flood",
+		float64(sent)/lasted.Seconds(), r.Onset.Sub(r.Packets[0].From).Seconds(), written.Sub(r.Onset).Seconds(), served, opened, completed, signed)
+	if r.Onset.Sub(r.Packets[0].From) < 29*time.Second {
+		t.Errorf("the packets begin %s before the verdict", r.Onset.Sub(r.Packets[0].From))
+	}
+	if written.Sub(r.Onset) > 2*time.Second {
+		t.Errorf("they were on disk %s after it", written.Sub(r.Onset))
+	}
+	if 10*opened < 9*served*28/33 || 10*completed < 9*served*28/33 || signed == 0 {
+		t.Errorf("of %d requests there are %d SYNs and %d ACKs, and %d SYNs of the flood", served, opened, completed, signed)
+	}
 }
