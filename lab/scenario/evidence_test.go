@@ -105,6 +105,7 @@ func tally(packets []capture.Segment, target netip.AddrPort) (opened, completed,
 
 // TestEvidence has a flood by the book, and one that no signature knows, and looks at what the guard has kept of them.
 func TestEvidence(t *testing.T) {
+	t.Parallel() // it mostly waits
 	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {
 		d := s.Master()
 		config := "mode: auto\ndetect: {rate: 50, for: 3s, clear_for: 5s, total_rate: 150, half_open: 9000}\n"

@@ -63,6 +63,7 @@ func TestTableTakenAway(t *testing.T) {
 
 // TestKeepalivedReload: keepalived takes the services out of IPVS and puts them back, in mid-flood. The lease stays.
 func TestKeepalivedReload(t *testing.T) {
+	t.Parallel() // it mostly waits
 	underFlood(t, site.Config{}, func(t *testing.T, s *site.Site, d *site.Director, _ *site.Process, g *gauge) {
 		saved := d.Run("ipvsadm", "--save", "--numeric")
 		d.Run("ipvsadm", "--clear")
@@ -219,6 +220,7 @@ func TestNoCapability(t *testing.T) {
 
 // TestFullDisk: with no room for the journal the guard guards on, says so, and goes on writing when there is room.
 func TestFullDisk(t *testing.T) {
+	t.Parallel() // it mostly waits
 	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {
 		d := s.Master()
 		if err := os.MkdirAll(d.GuardState(), 0o750); err != nil {

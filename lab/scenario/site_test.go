@@ -14,6 +14,7 @@ import (
 const limit = 20 * time.Second
 
 func TestSiteServes(t *testing.T) {
+	t.Parallel() // its sites are mostly built
 	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {
 		if served := s.Client.Get(20); served != 20 {
 			t.Errorf("%d of 20 requests served", served)
@@ -28,6 +29,7 @@ func TestSiteServes(t *testing.T) {
 }
 
 func TestSiteFailsOver(t *testing.T) {
+	t.Parallel() // it mostly waits
 	site.Each(t, site.Config{}, func(t *testing.T, s *site.Site) {
 		first := s.Master()
 		second := s.FailOver()

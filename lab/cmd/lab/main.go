@@ -219,8 +219,9 @@ func (o options) boot(ctx context.Context, b boot) (int, error) {
 
 func (o options) command(b binary, arch lab.Arch, work, run, skip string) lab.Command {
 	work = filepath.Join(work, string(arch))
-	// The machine's own deadline is the one that counts: a test binary that panics loses the guest's kernel log.
-	args := []string{filepath.Join(work, filepath.Base(b.file)), "-test.timeout=0", "-test.run=" + run, "-test.skip=" + skip}
+	// The machine's own deadline is the one that counts: a test binary that panics loses the guest's kernel log. Tests that
+	// are parallel mostly wait, so there are more of them at a time than processors.
+	args := []string{filepath.Join(work, filepath.Base(b.file)), "-test.timeout=0", "-test.parallel=3", "-test.run=" + run, "-test.skip=" + skip}
 	if !o.live {
 		args = append(args, "-test.v") // what the user did not ask for, progress takes out again
 	}
