@@ -39,6 +39,9 @@ again. Without -c the defaults are used: it observes and drops nothing.`,
 func (a *app) guard(ctx context.Context, file string) error {
 	log := slog.New(slog.NewTextHandler(a.errOut, nil))
 	systemd := newSystemd(log)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP) // from now on, as it would end a guard that is not ready for it
+	defer signal.Stop(hangup)
 	services, err := ipvs.Open(ipvs.Config{})
 	if err != nil {
 		return err
@@ -75,7 +78,7 @@ func (a *app) guard(ctx context.Context, file string) error {
 	tasks := []func(context.Context) error{
 		alerts.Run,
 		func(ctx context.Context) error { return control.Run(ctx, d) },
-		func(ctx context.Context) error { return reloadOnHangup(ctx, d) },
+		func(ctx context.Context) error { return reloadOnHangup(ctx, d, hangup) },
 	}
 	if path := d.Config().Handshakes.TcpeekSocket; path != "" {
 		tcpeek, err := serve.ListenTcpeek(serve.Config{Socket: path, Group: d.Config().Control.Group, Log: log})
@@ -170,10 +173,7 @@ func openHandshakes(cfg guard.HandshakesConfig, recorder capture.RecorderConfig,
 
 // reloadOnHangup reads the configuration again at every SIGHUP. What is wrong
 // with it, the guard itself says.
-func reloadOnHangup(ctx context.Context, d *guard.Daemon) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+func reloadOnHangup(ctx context.Context, d *guard.Daemon, hangup <-chan os.Signal) error {
 	for {
 		select {
 		case <-ctx.Done():
