@@ -41,12 +41,29 @@ func main() {
 // look for work where one has little. GOGC and GOMAXPROCS in the environment
 // stand above that.
 func beLight() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
-	}
+	boundGarbage()
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(1)
 	}
+}
+
+const (
+	// mostGarbage is about what waits for a collection at most, in bytes.
+	mostGarbage = 24 << 20
+	// mostGCPercent is for a small heap, of which mostGarbage is many times as much.
+	mostGCPercent = 400
+)
+
+// boundGarbage is called after large tables were made. Go collects when garbage is
+// a share of what is in use, tables included, of which it would then let hundreds
+// of MiB wait.
+func boundGarbage() {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	debug.SetGCPercent(int(max(1, min(mostGCPercent, 100*mostGarbage/m.HeapAlloc))))
 }
 
 // app is what every subcommand has at hand.

@@ -52,6 +52,7 @@ func openWire(cfg wireConfig) (*wire, error) {
 		w.live.Close()
 		return nil, err
 	}
+	boundGarbage()
 	return w, nil
 }
 
