@@ -54,50 +54,50 @@ whole one: as much of it as no other incident begins with is enough.`,
 
 const wantID = "an ID, as 'lvsguard incidents' lists them"
 
-// openIncidents opens what the guard keeps of incidents.
-func (a *app) openIncidents() (*incident.Store, error) {
+// openIncidents opens what the guard keeps of incidents, and lists them.
+func (a *app) openIncidents() (*incident.Store, []incident.Listed, error) {
 	store, err := incident.Open(incident.Dir(a.stateDir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: has a guard run with this --state-dir?", err)
+		return nil, nil, fmt.Errorf("%w: has a guard run with this --state-dir?", err)
 	}
-	return store, err
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := store.List()
+	if err != nil {
+		return nil, nil, errors.Join(err, store.Close())
+	}
+	return store, all, nil
 }
 
 // withIncident finds the one incident whose ID begins with prefix; short is as
 // much of it as is needed.
 func (a *app) withIncident(prefix string, do func(store *incident.Store, r *incident.Record, short string) error) error {
-	store, err := a.openIncidents()
+	store, all, err := a.openIncidents()
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	all, err := store.List()
-	if err != nil {
-		return err
-	}
 	var found, ids []string
-	all = slices.DeleteFunc(all, func(l incident.Listed) bool { return errors.Is(l.Err, incident.ErrNotFound) })
+	var one incident.Listed
 	for _, l := range all {
 		ids = append(ids, l.ID)
-	}
-	for _, l := range all {
-		if l.ID == prefix {
-			found = []string{l.ID}
-			break
-		}
 		if strings.HasPrefix(l.ID, prefix) {
 			found = append(found, l.ID)
+			one = l
 		}
+	}
+	if i := slices.Index(ids, prefix); i >= 0 {
+		found, one = ids[i:i+1], all[i]
 	}
 	switch len(found) {
 	case 0:
 		return fmt.Errorf("no incident begins with %q (see: lvsguard incidents)", prefix)
 	case 1:
-		r, err := store.Load(found[0])
-		if err != nil {
-			return err
+		if one.Err != nil {
+			return one.Err
 		}
-		return do(store, r, uniquePrefix(r.ID, ids))
+		return do(store, one.Record, uniquePrefix(one.ID, ids))
 	}
 	const named = 8
 	more := ""
@@ -132,22 +132,15 @@ type incidentJSON struct {
 }
 
 func (a *app) listIncidents(from time.Time, asJSON bool) error {
-	store, err := a.openIncidents()
+	store, all, err := a.openIncidents()
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	all, err := store.List()
-	if err != nil {
-		return err
-	}
 	var bad error
 	list := incidentsJSON{Incidents: []incidentJSON{}}
 	ids := make([]string, 0, len(all))
 	for _, l := range all {
-		if errors.Is(l.Err, incident.ErrNotFound) {
-			continue // packets alone, as capture save writes them
-		}
 		ids = append(ids, l.ID)
 		if l.Err != nil {
 			// The last one is returned, and told with the exit status.

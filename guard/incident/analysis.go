@@ -286,13 +286,13 @@ func (a *Analysis) spoofed(distinct uint64) string {
 	}
 	reasons = append(reasons, "they sent SYNs alone and completed no handshake")
 	if a.refused == 0 {
-		return sentence(reasons) + ", and none sent a RST"
+		return Sentence(reasons) + ", and none sent a RST"
 	}
 	if share(a.refused, f.packets) > 0.1 {
 		// A source that refuses an answer it did not ask for is at least alive.
 		reasons = append(reasons, fmt.Sprintf("%s were refused with a RST by hosts that had asked for nothing", percent(share(a.refused, f.packets))))
 	}
-	return sentence(reasons)
+	return Sentence(reasons)
 }
 
 // pendingSYN is a SYN that waits for its client's ACK.

@@ -1,6 +1,7 @@
 package incident
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
 	"strconv"
@@ -148,11 +149,7 @@ func text(field string, v uint64) string {
 }
 
 func hex(v uint64, digits int) string {
-	s := strconv.FormatUint(v, 16)
-	for len(s) < digits {
-		s = "0" + s
-	}
-	return s
+	return fmt.Sprintf("%0*x", digits, v)
 }
 
 // fields are the distributions of the flood beside those of good clients.

@@ -239,7 +239,7 @@ func (c *comparison) feature(r rated) Feature {
 	f := Feature{
 		Flood: r.flood, Match: "tcp flags & (fin | syn | rst | ack) == syn " + strings.Join(nft, " "),
 	}
-	f.Text = fmt.Sprintf("%s: %s of the flood, %s", sentence(words), percent(r.flood), c.goodWords(r))
+	f.Text = fmt.Sprintf("%s: %s of the flood, %s", Sentence(words), percent(r.flood), c.goodWords(r))
 	if len(c.good) >= goodLeast {
 		f.Good = &r.good
 	}
@@ -618,7 +618,7 @@ func sourceTests(floods *distributions) []test {
 			asked = "{ " + strings.Join(texts, ", ") + " }"
 		}
 		list = append(list, test{
-			field: "source", words: "sources in " + sentence(texts), nft: keyword + " " + asked,
+			field: "source", words: "sources in " + Sentence(texts), nft: keyword + " " + asked,
 			bits: min(float64(n), 24) - math.Log2(float64(len(few))),
 			ask: func(h *headers) bool {
 				return slices.ContainsFunc(few, func(p netip.Prefix) bool { return p.Contains(h.src) })

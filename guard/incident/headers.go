@@ -139,7 +139,7 @@ const (
 	optionMore       = 15
 )
 
-// optionPlaces are the kinds' places in optionNames, by IANA's registry of TCP
+// optionPlace is a kind's place in optionNames, by IANA's registry of TCP
 // option kinds.
 func optionPlace(kind byte) layout {
 	switch kind {

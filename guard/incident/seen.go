@@ -26,7 +26,7 @@ const (
 // goroutine at a time may use it.
 type Seen struct {
 	seed  maphash.Seed
-	bits  [generations][]uint64
+	bits  [generations]set
 	count [generations]int
 	until time.Time // when the first generation is full
 }
@@ -38,15 +38,15 @@ func NewSeen() *Seen { return &Seen{seed: maphash.MakeSeed()} }
 func (s *Seen) Add(now time.Time, source netip.Addr) {
 	if now.After(s.until) {
 		if now.Sub(s.until) > generations*generation {
-			s.bits, s.count = [generations][]uint64{}, [generations]int{}
+			s.bits, s.count = [generations]set{}, [generations]int{}
 		}
 		copy(s.bits[1:], s.bits[:generations-1])
 		copy(s.count[1:], s.count[:generations-1])
-		s.bits[0], s.count[0] = make([]uint64, seenBits/64), 0
+		s.bits[0], s.count[0] = make(set, seenBits/64), 0
 		s.until = now.Add(generation)
 	}
 	h := s.hash(source)
-	if set(s.bits[0]).hasAll(h) {
+	if s.bits[0].hasAll(h) {
 		return
 	}
 	for i := range seenHashes {
@@ -61,7 +61,7 @@ func (s *Seen) Add(now time.Time, source netip.Addr) {
 func (s *Seen) Has(source netip.Addr) bool {
 	h := s.hash(source)
 	for _, bits := range s.bits {
-		if bits != nil && set(bits).hasAll(h) {
+		if bits != nil && bits.hasAll(h) {
 			return true
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -29,11 +30,17 @@ const (
 	packetSuffix = ".pcapng"
 )
 
+// The names of files. They are compiled when they are needed: keepalived's hook and
+// other short commands, which have to do with no incident, would pay for them.
 var (
-	idPattern     = regexp.MustCompile(`^\d{8}T\d{6}Z-[A-Za-z0-9._-]{1,64}$`)
-	packetPattern = regexp.MustCompile(`^(\d{8}T\d{6}Z-[A-Za-z0-9._-]{1,64}?)-(before|onset|peak|during|by_hand)-(\d{1,6})\.pcapng$`)
-	tempPattern   = regexp.MustCompile(`^\.(\d{8}T\d{6}Z-[A-Za-z0-9._-]{1,64})\.json\.\d+$`)
+	idPattern     = fileName(`^\d{8}T\d{6}Z-[A-Za-z0-9._-]{1,64}$`)
+	packetPattern = fileName(`^(\d{8}T\d{6}Z-[A-Za-z0-9._-]{1,64}?)-(before|onset|peak|during|by_hand)-(\d{1,6})\.pcapng$`)
+	tempPattern   = fileName(`^\.(\d{8}T\d{6}Z-[A-Za-z0-9._-]{1,64})\.json\.\d+$`)
 )
+
+func fileName(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
 
 // ErrNotFound is the error of an incident that there is no record of.
 var ErrNotFound = errors.New("no such incident")
@@ -63,7 +70,7 @@ func Create(dir string) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	for _, name := range names {
-		if tempPattern.MatchString(name) {
+		if tempPattern().MatchString(name) {
 			err = errors.Join(err, s.root.Remove(name))
 		}
 	}
@@ -97,7 +104,7 @@ func (s *Store) Path(name string) string { return filepath.Join(s.path, name) }
 
 // CheckID tells whether an ID can be one.
 func CheckID(id string) error {
-	if !idPattern.MatchString(id) {
+	if !idPattern().MatchString(id) {
 		return fmt.Errorf("incident %q: want an ID as lvsguard incidents lists them", id)
 	}
 	return nil
@@ -134,26 +141,27 @@ func (s *Store) write(name string, text []byte) error {
 // CreatePackets makes a file for an incident's packets. Why is before, onset,
 // peak, during or by hand.
 func (s *Store) CreatePackets(id, why string) (f *os.File, name string, err error) {
-	return s.packets(id, why, func(name string) error {
+	name, err = s.packets(id, why, func(name string) (err error) {
 		f, err = s.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o640)
 		return err
-	}, func() *os.File { return f })
+	})
+	return f, name, err
 }
 
 // LinkPackets gives an incident the packets of another one that is going on at
 // the same time, without a copy.
 func (s *Store) LinkPackets(id, why, from string) (name string, err error) {
-	_, name, err = s.packets(id, why, func(name string) error { return s.root.Link(from, name) }, func() *os.File { return nil })
-	return name, err
+	return s.packets(id, why, func(name string) error { return s.root.Link(from, name) })
 }
 
-func (s *Store) packets(id, why string, put func(name string) error, made func() *os.File) (*os.File, string, error) {
+// packets puts a file in the first place that is free.
+func (s *Store) packets(id, why string, put func(name string) error) (name string, err error) {
 	if err := CheckID(id); err != nil {
-		return nil, "", err
+		return "", err
 	}
 	for n := 1; n < 1_000_000; n++ {
 		name := fmt.Sprintf("%s-%s-%d%s", id, strings.ReplaceAll(why, " ", "_"), n, packetSuffix)
-		if !packetPattern.MatchString(name) {
+		if !packetPattern().MatchString(name) {
 			break
 		}
 		err := put(name)
@@ -161,16 +169,16 @@ func (s *Store) packets(id, why string, put func(name string) error, made func()
 			continue
 		}
 		if err != nil {
-			return nil, "", fmt.Errorf("keep packets of incident %s: %w", id, err)
+			return "", fmt.Errorf("keep packets of incident %s: %w", id, err)
 		}
-		return made(), name, nil
+		return name, nil
 	}
-	return nil, "", fmt.Errorf("keep packets of incident %s: no name for more of %q", id, why)
+	return "", fmt.Errorf("keep packets of incident %s: no name for more of %q", id, why)
 }
 
 // RemovePackets removes a file of packets.
 func (s *Store) RemovePackets(name string) error {
-	if !packetPattern.MatchString(name) {
+	if !packetPattern().MatchString(name) {
 		return fmt.Errorf("%q is no file of packets", name)
 	}
 	return ignoreAbsent(s.root.Remove(name))
@@ -221,7 +229,7 @@ func ParseRecord(text []byte) (*Record, error) {
 		return nil, err
 	}
 	for _, p := range r.Packets {
-		if !packetPattern.MatchString(p.Name) {
+		if !packetPattern().MatchString(p.Name) {
 			return nil, fmt.Errorf("it names a file of packets %q", p.Name)
 		}
 	}
@@ -276,7 +284,9 @@ func (s *Store) List() ([]Listed, error) {
 			continue // packets that somebody had written by hand
 		}
 		l := Listed{ID: k.id, Bytes: k.bytes}
-		l.Record, l.Err = s.Load(k.id)
+		if l.Record, l.Err = s.Load(k.id); errors.Is(l.Err, ErrNotFound) {
+			continue // it has gone just now
+		}
 		list = append(list, l)
 	}
 	slices.Reverse(list)
@@ -346,11 +356,11 @@ func (s *Store) names() ([]string, error) {
 
 // owner is the incident that a file belongs to.
 func owner(name string) (id string, ok bool) {
-	if m := packetPattern.FindStringSubmatch(name); m != nil {
+	if m := packetPattern().FindStringSubmatch(name); m != nil {
 		return m[1], true
 	}
 	for _, suffix := range []string{recordSuffix, pinSuffix} {
-		if id, ok := strings.CutSuffix(name, suffix); ok && idPattern.MatchString(id) {
+		if id, ok := strings.CutSuffix(name, suffix); ok && idPattern().MatchString(id) {
 			return id, true
 		}
 	}

@@ -19,8 +19,8 @@ func percent(share float64) string {
 	}
 }
 
-// sentence joins parts with commas and a last "and".
-func sentence(parts []string) string {
+// Sentence joins parts with commas and a last "and".
+func Sentence(parts []string) string {
 	if len(parts) < 2 {
 		return strings.Join(parts, "")
 	}

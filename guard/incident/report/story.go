@@ -334,7 +334,7 @@ func (t teller) clients() string {
 	if len(parts) == 0 {
 		return ""
 	}
-	text := "Of clients' handshakes completed " + list(parts)
+	text := "Of clients' handshakes completed " + incident.Sentence(parts)
 	if p := t.Clients.During.P99; p != nil {
 		text += fmt.Sprintf("; during it 99 %% of those took no longer than %s", latency(*p))
 		if was := t.Clients.Before.P99; was != nil {
@@ -358,7 +358,7 @@ func (t teller) host() string {
 	if len(parts) == 0 {
 		return ""
 	}
-	return "At the worst, " + list(parts) + "."
+	return "At the worst, " + incident.Sentence(parts) + "."
 }
 
 func (t teller) gaps() string {
@@ -369,7 +369,7 @@ func (t teller) gaps() string {
 	for _, g := range t.Gaps {
 		parts = append(parts, fmt.Sprintf("from %s to %s (%s)", t.clock(g.From), t.clock(g.To), Clean(g.Reason)))
 	}
-	return "No guard was there " + list(parts) + ": what happened then is not known."
+	return "No guard was there " + incident.Sentence(parts) + ": what happened then is not known."
 }
 
 func (t teller) end() string {

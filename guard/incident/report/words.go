@@ -130,11 +130,3 @@ func compact(n float64) string {
 	}
 	return strconv.FormatFloat(n, 'g', 3, 64)
 }
-
-// list joins words as in a sentence: a, b and c.
-func list(words []string) string {
-	if len(words) < 2 {
-		return strings.Join(words, "")
-	}
-	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
-}
