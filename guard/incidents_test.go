@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/lvsguard/lvsguard/capture/handshake"
+	"github.com/lvsguard/lvsguard/guard/incident"
 )
 
 // Every entry for the signatures that an analysis gives can be pasted into the
@@ -33,5 +36,17 @@ func TestSignaturesOfRecords(t *testing.T) {
 	}
 	if tried < 20 {
 		t.Errorf("only %d entries: this test looks in the wrong place", tried)
+	}
+}
+
+// The record's times to complete are counted up to the capture's bounds.
+func TestIncidentBounds(t *testing.T) {
+	if incident.Bounds != handshake.Buckets-1 {
+		t.Fatalf("%d bounds of %d", incident.Bounds, handshake.Buckets-1)
+	}
+	for i := range incident.Bounds {
+		if incident.Bound(i) != handshake.Bound(i) {
+			t.Errorf("bound %d is %s, the capture's %s", i, incident.Bound(i), handshake.Bound(i))
+		}
 	}
 }
