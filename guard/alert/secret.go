@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 
 	"github.com/lvsguard/lvsguard/internal/secret"
@@ -30,13 +29,9 @@ func readAuthorities(name string) (*x509.CertPool, error) {
 	if name == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(name)
+	pool, err := secret.Authorities(name)
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca_file: %s has no certificate in PEM", name)
 	}
 	return pool, nil
 }

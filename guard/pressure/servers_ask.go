@@ -3,7 +3,6 @@ package pressure
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 	"unicode"
@@ -72,13 +70,9 @@ func (u serverURL) shown(a netip.Addr) string {
 func serversTLS(cfg ServersConfig) (*tls.Config, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cfg.ServerName}
 	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
-		if err != nil {
+		var err error
+		if conf.RootCAs, err = secret.Authorities(cfg.CAFile); err != nil {
 			return nil, fmt.Errorf("read the authorities of real servers: %w", err)
-		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read the authorities of real servers: %s has no certificate in PEM", cfg.CAFile)
 		}
 	}
 	return conf, nil

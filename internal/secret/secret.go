@@ -1,9 +1,10 @@
-// Package secret reads tokens and passwords from files. No error of it has
-// anything of what a file holds.
+// Package secret reads tokens, passwords and certificates of authorities from
+// files. No error of it has anything of what a file holds.
 package secret
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -39,4 +40,17 @@ func Read(name string) (string, error) {
 		return "", errors.New("want one line of text in " + name)
 	}
 	return text, nil
+}
+
+// Authorities returns those whose certificates the file has, in PEM.
+func Authorities(name string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s has no certificate in PEM", name)
+	}
+	return pool, nil
 }
