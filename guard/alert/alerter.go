@@ -187,7 +187,7 @@ func (a *Alerter) Test(ctx context.Context, name, who string) error {
 		return fmt.Errorf("no receiver %q; there are: %s", name, strings.Join(names, ", "))
 	}
 	err := targets[i].Receiver.Send(ctx, Notification{
-		ID: fmt.Sprintf("%s/%s/test", a.cfg.Host, wall(now).Format("20060102T150405.000000000Z")), Group: "test", Labels: map[string]string{}, State: Test,
+		ID: runID(a.cfg.Host, now, "test"), Group: "test", Labels: map[string]string{}, State: Test,
 		Severity: Info, Host: a.cfg.Host, Time: wall(now), Since: wall(now), Alerts: []Alert{}, Look: "lvsguard alerts",
 	})
 	a.cfg.Log.Info("a receiver was tried", "receiver", name, "by", who, "delivered", err == nil)

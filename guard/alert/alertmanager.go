@@ -2,8 +2,6 @@ package alert
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"strings"
 	"time"
 
@@ -39,11 +37,7 @@ func (a *Alertmanager) Send(ctx context.Context, n Notification) error {
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(a.alerts(&n))
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	p := post{url: u.JoinPath("api/v2/alerts"), body: body, caFile: a.cfg.CAFile}
+	p := post{url: u.JoinPath("api/v2/alerts"), say: a.alerts(&n), caFile: a.cfg.CAFile}
 	switch {
 	case a.cfg.BearerTokenFile != "":
 		p.bearer, err = readSecret("bearer_token_file", a.cfg.BearerTokenFile)

@@ -271,14 +271,6 @@ func before(a, b *waiting) int {
 	)
 }
 
-// over is 1 for what is over.
-func over(e *waiting) int {
-	if e.State == Resolved {
-		return 1
-	}
-	return 0
-}
-
 func rank(s Severity) int {
 	switch s {
 	case Critical:
@@ -504,7 +496,7 @@ func (w *worker) take() *batch {
 	if _, people := b.to.(bundler); people && w.tokens < 2 && len(w.queue) > 1 {
 		b.all, w.queue = w.queue, nil
 		slices.SortFunc(b.all, func(x, y *waiting) int {
-			return cmp.Or(cmp.Compare(over(x), over(y)), -cmp.Compare(rank(x.Severity), rank(y.Severity)), cmp.Compare(x.order, y.order))
+			return cmp.Or(cmp.Compare(b2i(x.State == Resolved), b2i(y.State == Resolved)), -cmp.Compare(rank(x.Severity), rank(y.Severity)), cmp.Compare(x.order, y.order))
 		})
 	} else {
 		first := slices.MinFunc(w.queue, before)

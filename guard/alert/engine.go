@@ -129,14 +129,18 @@ func (e *Engine) Evaluate(now time.Time, s *guard.Status) []Notification {
 	return all
 }
 
+// runID is what no other run of any group has.
+func runID(host string, now time.Time, group string) string {
+	return fmt.Sprintf("%s/%s/%s", host, wall(now).Format("20060102T150405.000000000Z"), group)
+}
+
 // begin has a subject fire.
 func (e *Engine) begin(now time.Time, r *rule, s *subject) {
 	name, labels := groupOf(r, s.labels, e.host)
 	g := e.groups[name]
 	if g == nil {
 		g = &group{
-			id:   fmt.Sprintf("%s/%s/%s", e.host, wall(now).Format("20060102T150405.000000000Z"), name),
-			name: name, labels: labels, since: now, toldRules: make(map[string]bool),
+			id: runID(e.host, now, name), name: name, labels: labels, since: now, toldRules: make(map[string]bool),
 		}
 		if was, again := e.ended[name]; again {
 			g.pause = min(max(2*was.pause, firstPause), lastPause)

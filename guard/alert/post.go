@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +22,7 @@ import (
 // A post is one HTTP request to a receiver.
 type post struct {
 	url    *url.URL
-	body   []byte
+	say    any // as JSON
 	caFile string
 	bearer string // empty: none
 	user   string // empty: none
@@ -37,7 +38,11 @@ func (p *post) do(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url.String(), bytes.NewReader(p.body))
+	body, err := json.Marshal(p.say)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url.String(), bytes.NewReader(body))
 	if err != nil {
 		return errors.New("url: want one that can be posted to")
 	}

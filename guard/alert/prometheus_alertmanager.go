@@ -205,12 +205,11 @@ func routeTo(r *guard.ReceiverConfig, rules []guard.AlertRule) amRoute {
 // subject fires.
 func inhibitions(rules []guard.AlertRule) []amInhibit {
 	var all []amInhibit
-	grave := []guard.Severity{Info, Warning, Critical}
 	for i := range rules {
 		for j := range rules {
 			mild, bad := &rules[i], &rules[j]
 			if !mild.Enabled || !bad.Enabled || mild.Figure != bad.Figure || !slices.Equal(mild.By, bad.By) ||
-				slices.Index(grave, mild.Severity) >= slices.Index(grave, bad.Severity) {
+				rank(mild.Severity) >= rank(bad.Severity) {
 				continue
 			}
 			same := fleetRule{AlertRule: mild, prom: promFigures()[mild.Figure]}.labels()

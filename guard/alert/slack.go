@@ -2,8 +2,6 @@ package alert
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"regexp"
 	"strings"
 
@@ -36,11 +34,7 @@ func (s *Slack) post(ctx context.Context, m slackMessage) error {
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(m)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	p := post{url: u, body: body, caFile: s.cfg.CAFile}
+	p := post{url: u, say: m, caFile: s.cfg.CAFile}
 	return p.do(ctx)
 }
 

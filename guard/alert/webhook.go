@@ -2,8 +2,6 @@ package alert
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 
 	"github.com/lvsguard/lvsguard/guard"
 )
@@ -28,11 +26,7 @@ func (h *Webhook) Send(ctx context.Context, n Notification) error {
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(n)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
-	}
-	p := post{url: u, body: body, caFile: h.cfg.CAFile}
+	p := post{url: u, say: n, caFile: h.cfg.CAFile}
 	if h.cfg.BearerTokenFile != "" {
 		if p.bearer, err = readSecret("bearer_token_file", h.cfg.BearerTokenFile); err != nil {
 			return err
