@@ -345,6 +345,10 @@ func (p *page) ipvs(m *guard.Measurement) {
 		}
 		if !s.Frozen {
 			p.stats("lvsguard_service", &s.Stats, twoWay, labels)
+			p.add("lvsguard_service_in_packets_total", float64(s.Stats.PacketsIn), labels...)
+			if twoWay {
+				p.add("lvsguard_service_out_packets_total", float64(s.Stats.PacketsOut), labels...)
+			}
 		}
 	}
 	for i := range m.Sample.Servers {
@@ -372,21 +376,15 @@ func (p *page) server(s *ipvs.Service, rs *ipvs.RealServer, answers bool, labels
 	}
 	// Not packets: of 1,000 real servers they would be a tenth of the page, and
 	// bytes and connections tell how the load is spread.
-	p.add("lvsguard_server_connections_total", float64(rs.Stats.Connections), labels...)
-	p.add("lvsguard_server_in_bytes_total", float64(rs.Stats.BytesIn), labels...)
-	if answers {
-		p.add("lvsguard_server_out_bytes_total", float64(rs.Stats.BytesOut), labels...)
-	}
+	p.stats("lvsguard_server", &rs.Stats, answers, labels)
 }
 
-// stats are IPVS's totals. With answers that do not pass here, what goes out is
-// not known.
+// stats are IPVS's totals but for packets. With answers that do not pass here,
+// what goes out is not known.
 func (p *page) stats(prefix string, s *ipvs.Stats, answers bool, labels []*dto.LabelPair) {
 	p.add(prefix+"_connections_total", float64(s.Connections), labels...)
-	p.add(prefix+"_in_packets_total", float64(s.PacketsIn), labels...)
 	p.add(prefix+"_in_bytes_total", float64(s.BytesIn), labels...)
 	if answers {
-		p.add(prefix+"_out_packets_total", float64(s.PacketsOut), labels...)
 		p.add(prefix+"_out_bytes_total", float64(s.BytesOut), labels...)
 	}
 }
