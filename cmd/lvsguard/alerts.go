@@ -194,9 +194,9 @@ func writeAlertGroup(w io.Writer, n *alert.Notification, now time.Time) {
 	if isTerminal(w) {
 		switch n.Severity {
 		case alert.Critical:
-			head = red + head + "\x1b[0m"
+			head = tinted(head, red)
 		case alert.Warning:
-			head = yellow + head + "\x1b[0m"
+			head = tinted(head, yellow)
 		}
 	}
 	fmt.Fprintln(w, head)

@@ -106,9 +106,9 @@ func writeFindings(w io.Writer, found []doctor.Finding) {
 		if isTerminal(w) {
 			switch f.Severity {
 			case doctor.Critical:
-				text = red + text + "\x1b[0m"
+				text = tinted(text, red)
 			case doctor.Warning:
-				text = yellow + text + "\x1b[0m"
+				text = tinted(text, yellow)
 			}
 		}
 		io.WriteString(w, text)

@@ -65,11 +65,15 @@ func writeRow(w io.Writer, columns []column, cells []string, tint string) {
 			line.WriteString(cell + pad)
 		}
 	}
-	text := strings.TrimRight(line.String(), " ")
-	if tint != "" {
-		text = tint + text + "\x1b[0m"
+	fmt.Fprintln(w, tinted(strings.TrimRight(line.String(), " "), tint))
+}
+
+// tinted is text in a colour; in none if tint is empty.
+func tinted(text, tint string) string {
+	if tint == "" {
+		return text
 	}
-	fmt.Fprintln(w, text)
+	return tint + text + "\x1b[0m"
 }
 
 // clearScreen goes home and clears to the end: clearing first would flicker.
