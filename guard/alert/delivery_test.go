@@ -81,6 +81,13 @@ type delivering struct {
 
 func deliver(t *testing.T, targets ...Target) *delivering {
 	t.Helper()
+	d := undelivering(targets...)
+	d.run(t)
+	return d
+}
+
+// undelivering accepts, and delivers nothing before it is run.
+func undelivering(targets ...Target) *delivering {
 	d := new(delivering)
 	d.Delivery = NewDelivery(DeliveryConfig{
 		Targets: targets, Log: slog.New(slog.DiscardHandler),
@@ -90,6 +97,10 @@ func deliver(t *testing.T, targets ...Target) *delivering {
 			d.lost = append(d.lost, fmt.Sprintf("%s: %s %s: %s", u.Receiver, u.Notification.ID, u.Notification.State, u.Reason))
 		},
 	})
+	return d
+}
+
+func (d *delivering) run(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
@@ -100,7 +111,6 @@ func deliver(t *testing.T, targets ...Target) *delivering {
 		}
 	})
 	t.Cleanup(d.stop)
-	return d
 }
 
 func want(t *testing.T, what string, got, want []string) {
@@ -113,7 +123,7 @@ func want(t *testing.T, what string, got, want []string) {
 func TestDeliveryWants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var all, grave, shop place
-		d := deliver(t,
+		d := undelivering(
 			Target{Name: "all", Receiver: &all},
 			Target{Name: "grave", Receiver: &grave, Severities: []Severity{Critical}},
 			Target{Name: "shop", Receiver: &shop, Projects: []string{"shop"}})
@@ -125,6 +135,7 @@ func TestDeliveryWants(t *testing.T) {
 		n = news("4", "host=d1", Firing, Info)
 		n.Alerts = []Alert{{}, {Labels: map[string]string{"project": "shop"}}}
 		d.Enqueue(n)
+		d.run(t) // only now: what comes first while it runs may be sent before what is graver comes
 		synctest.Wait()
 		// Its end is told to whom it was told, though it is only a warning now.
 		d.Enqueue(news("2", "g2", Resolved, Warning))
